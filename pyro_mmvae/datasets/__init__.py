@@ -1,0 +1,20 @@
+"""Data: the container for modalities with gaps, and data that comes along or is read from files.
+Layer: datasets; imports nothing of the models."""
+
+from __future__ import annotations
+
+from pyro_mmvae.datasets.batches import Batches
+from pyro_mmvae.datasets.digits import digits
+from pyro_mmvae.datasets.idx import mnist, read_idx
+from pyro_mmvae.datasets.linear_gaussian import LinearGaussian, linear_gaussian
+from pyro_mmvae.datasets.multimodal import MultimodalDataset
+
+__all__ = [
+    "Batches",
+    "LinearGaussian",
+    "MultimodalDataset",
+    "digits",
+    "linear_gaussian",
+    "mnist",
+    "read_idx",
+]

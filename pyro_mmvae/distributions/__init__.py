@@ -1,0 +1,25 @@
+"""Distributions that Pyro lacks: lazy likelihoods, masked events, mixtures of experts, choices between two.
+
+Layer: distributions, above masks.
+"""
+
+from pyro_mmvae.distributions.event_mask import factorized_dims, mask_event
+from pyro_mmvae.distributions.lazy import Lazy, Scored
+from pyro_mmvae.distributions.mixture import Mixture
+from pyro_mmvae.distributions.params import map_params, unwrap
+from pyro_mmvae.distributions.support import base_support, fill_value, outside
+from pyro_mmvae.distributions.where import Where
+
+__all__ = [
+    "Lazy",
+    "Mixture",
+    "Scored",
+    "Where",
+    "base_support",
+    "factorized_dims",
+    "fill_value",
+    "map_params",
+    "mask_event",
+    "outside",
+    "unwrap",
+]

@@ -1,0 +1,60 @@
+"""Applying a function to all parameters of a distribution: take rows, scatter rows, detach.
+
+Layer: distributions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+__all__ = ["map_params", "unwrap"]
+
+ParamMap = Callable[[Tensor, str, int], Tensor]
+
+
+def unwrap(fn: Any) -> Any:
+    """The distribution of single features: ``Independent`` layers removed."""
+    while isinstance(fn, torch.distributions.Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def map_params(
+    fn: Any,
+    f: Callable[[Tensor, Any, int], Tensor],
+    event_dim: int = 0,
+) -> Any:
+    """
+    The same distribution with every parameter tensor replaced.
+
+    Example::
+
+        >>> fn = dist.Normal(torch.zeros(3, 2), torch.ones(3, 2)).to_event(1)
+        >>> map_params(fn, lambda p, constraint, event_dim: p[:1]).batch_shape
+        torch.Size([1])
+
+    :param f: ``(parameter, its constraint, number of its event dimensions) -> new parameter``; the event dimensions
+        count those of the distribution around it.
+    :raises NotImplementedError: for distributions that are not built from plain parameters.
+    """
+    own = getattr(fn, "map_params", None)
+    if own is not None:
+        return own(f, event_dim)
+    if isinstance(fn, torch.distributions.Independent):
+        dims = fn.reinterpreted_batch_ndims
+        return map_params(fn.base_dist, f, event_dim + dims).to_event(dims)
+    if isinstance(fn, torch.distributions.TransformedDistribution):
+        return dist.TransformedDistribution(map_params(fn.base_dist, f, event_dim), fn.transforms)
+    params = {
+        name: f(fn.__dict__[name], constraint, event_dim + constraint.event_dim)
+        for name, constraint in type(fn).arg_constraints.items()
+        if isinstance(fn.__dict__.get(name), Tensor)
+    }
+    if not params:
+        raise NotImplementedError(f"{type(fn).__name__} has no plain parameters; give it a method map_params(f, k).")
+    return type(fn)(**params, validate_args=False)

@@ -1,0 +1,23 @@
+"""From experts and a mask to q(z | x_S): one rule per file.
+
+Layer: fusion, above handlers.
+"""
+
+from pyro_mmvae.fusion.experts import Experts, Fusion
+from pyro_mmvae.fusion.latent import posterior_at
+from pyro_mmvae.fusion.mixture import Mixture, MixtureOfProducts
+from pyro_mmvae.fusion.pool import precision_pool
+from pyro_mmvae.fusion.product import Product
+from pyro_mmvae.fusion.weighted import GeneralizedProduct, GeometricMean
+
+__all__ = [
+    "Experts",
+    "Fusion",
+    "GeneralizedProduct",
+    "GeometricMean",
+    "Mixture",
+    "MixtureOfProducts",
+    "Product",
+    "posterior_at",
+    "precision_pool",
+]

@@ -1,0 +1,96 @@
+"""Experts q(z|x_m) of one latent site, and the interface of the rules that fuse them.
+
+Layer: fusion, above handlers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_mmvae.distributions import map_params, unwrap
+from pyro_mmvae.masks import Data, ObsMask
+
+__all__ = ["Experts", "Fusion"]
+
+
+@dataclass
+class Experts:
+    """
+    One expert per modality, each a Distribution with batch shape ``(B,)`` and event shape ``(D,)``.
+
+    :ivar names: modalities, in the order of the mask's first dimension.
+    :ivar dists: the experts; rows of unobserved samples hold finite values that the mask takes out.
+    :ivar features: what the fusion rule's own networks made of the data, or None.
+    :ivar largest: an upper bound of the number of experts used in any row, if known on the host.
+    """
+
+    names: tuple[str, ...]
+    dists: tuple[Any, ...]
+    features: Any = None
+    largest: int | None = None
+
+    def detach(self) -> Experts:
+        """The same experts, cut from the graph of their encoders."""
+        dists = tuple(map_params(q, lambda p, constraint, k: p.detach()) for q in self.dists)
+        features = self.features.detach() if isinstance(self.features, Tensor) else self.features
+        return Experts(self.names, dists, features, self.largest)
+
+    @cached_property
+    def loc(self) -> Tensor:  # shape: (M, B, D)
+        """Stacked locations."""
+        return torch.stack([unwrap(q).loc for q in self.dists])
+
+    @cached_property
+    def scale(self) -> Tensor:  # shape: (M, B, D)
+        """Stacked standard deviations (Normal) or scales (Laplace)."""
+        return torch.stack([unwrap(q).scale for q in self.dists])
+
+    def family(self) -> type:
+        """The class all experts share."""
+        kinds = {type(unwrap(q)) for q in self.dists}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"Experts of {list(self.names)} have different families {sorted(k.__name__ for k in kinds)}. Fix: "
+                "one family for all encoders of a latent site."
+            )
+        return kinds.pop()
+
+
+class Fusion(nn.Module, ABC):
+    """
+    A rule q(z | x_S) from experts, mask and the story's prior.
+
+    Laws: permuting experts changes nothing; where no expert is observed the result is the prior; inputs stay as
+    they are.
+    """
+
+    def features(self, data: Data, obs_mask: ObsMask) -> Any:
+        """What the rule's own networks compute from the data, once per step; None if it has none."""
+        return None
+
+    @abstractmethod
+    def forward(
+        self,
+        prior: Any,  # batch_shape: broadcastable to batch, event_shape: (D,)
+        experts: Experts,
+        mask: Tensor,  # shape: (M, *batch), bool
+    ) -> Any:  # batch_shape: batch, event_shape: (D,)
+        """The fused posterior."""
+
+    def component(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
+        """The single component that a table of terms asks for; for rules that are no mixtures, the posterior."""
+        return self(prior, experts, mask)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v!r}" for k, v in self.options().items())
+
+    def options(self) -> Mapping[str, Any]:
+        """The rule's options as plain values."""
+        return {}

@@ -1,0 +1,82 @@
+"""Mixtures of experts and of products of experts.
+
+Layer: fusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.distributions import Mixture as MixtureDistribution
+from pyro_mmvae.fusion.experts import Experts, Fusion
+from pyro_mmvae.fusion.pool import stacked, uniform_log_weights, with_prior
+from pyro_mmvae.fusion.product import PriorExpert, Product
+from pyro_mmvae.masks import powerset
+
+__all__ = ["Mixture", "MixtureOfProducts"]
+
+
+class Mixture(Fusion):
+    r"""
+    Mixture of the observed experts, all weights equal [1].
+
+    .. math:: q(z \mid x_S) = \frac{1}{|S|} \sum_{m \in S} q(z \mid x_m)
+
+    Laws: one expert is itself; nothing observed gives the story's prior. Experts of any one location-scale family.
+
+    [1] *Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models*, Shi, Siddharth, Paige and
+    Torr, NeurIPS 2019, arXiv:1911.03393, eq. (2).
+    """
+
+    def forward(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
+        like = mask.unsqueeze(-1)
+        components = experts.family()(stacked(experts.loc, like), stacked(experts.scale, like)).to_event(1)
+        weights = uniform_log_weights(mask, experts.loc.dtype)
+        return with_prior(prior, MixtureDistribution(components.expand(mask.shape), weights), mask.any(0))
+
+    def component(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
+        """The single observed expert of each row (the first, should a row observe several)."""
+        weights = (mask & (mask.cumsum(0) == 1)).unsqueeze(-1).to(experts.loc.dtype)
+        none = (~mask.any(0)).unsqueeze(-1).to(weights.dtype)
+        loc = (weights * stacked(experts.loc, weights)).sum(0)
+        scale = (weights * stacked(experts.scale, weights)).sum(0) + none
+        return with_prior(prior, experts.family()(loc, scale).to_event(1), mask.any(0))
+
+
+class MixtureOfProducts(Fusion):
+    r"""
+    Mixture of the products over all non-empty subsets of what is observed [1].
+
+    .. math:: q(z \mid x_S) = \frac{1}{2^{|S|} - 1} \sum_{\emptyset \ne T \subseteq S} \tilde q(z \mid x_T)
+
+    Laws: one expert without prior is itself; nothing observed gives the story's prior.
+
+    :param prior_expert: in which products the prior is an expert, see :class:`Product`.
+    :param subsets: bool ``(S, M)``, the subsets used; None: all of them.
+
+    [1] *Generalized Multimodal ELBO*, Sutter, Daunhawer and Vogt, ICLR 2021, arXiv:2105.02470, eq. (6).
+    """
+
+    def __init__(self, *, prior_expert: PriorExpert = "full_only", subsets: Tensor | None = None) -> None:
+        super().__init__()
+        self.product = Product(prior_expert=prior_expert)
+        self.subsets = subsets
+
+    def options(self) -> Mapping[str, Any]:
+        return {**self.product.options(), "subsets": None if self.subsets is None else self.subsets.tolist()}
+
+    def forward(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
+        table = powerset(len(mask)) if self.subsets is None else self.subsets
+        table = table.to(mask.device).t().reshape(len(mask), -1, *(1,) * (mask.dim() - 1))
+        contained = (mask.unsqueeze(1) | ~table).all(0)  # (S, *batch)
+        products, _ = self.product.pooled(prior, experts, table.expand(-1, -1, *mask.shape[1:]) & contained)
+        weights = uniform_log_weights(contained, experts.loc.dtype)
+        return with_prior(prior, MixtureDistribution(products, weights), contained.any(0))
+
+    def component(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
+        """The product over the observed experts themselves."""
+        return self.product(prior, experts, mask)

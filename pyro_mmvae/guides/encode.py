@@ -1,0 +1,109 @@
+"""Running encoders on the rows that are observed.
+
+Layer: guides.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_mmvae.distributions import fill_value, map_params
+from pyro_mmvae.handlers.observe import GATHER_WORK
+
+__all__ = ["encode_rows", "network_cost", "takes_mask"]
+
+
+def takes_mask(encoder: nn.Module) -> bool:
+    """Whether the encoder's signature has ``mask``."""
+    return "mask" in inspect.signature(encoder.forward).parameters
+
+
+def network_cost(module: nn.Module) -> int | None:
+    """Multiply-adds per row, roughly the number of weights; None for networks whose rows must be chosen exactly."""
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()):
+        return None
+    if any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules()):
+        return None
+    return sum(p.numel() for p in module.parameters())
+
+
+def encode_rows(
+    encoder: nn.Module,
+    name: str,
+    x: Tensor,  # shape: (B, *event), filled
+    mask: Tensor,  # shape: (B, *event or ones), bool
+    rows: Tensor,  # shape: (B,), bool
+    *,
+    index: Tensor | None = None,  # shape: (R,)
+    cost: int | None = None,
+    with_mask: bool = False,
+) -> Any:  # batch_shape: (B,), event_shape: (D,)
+    """
+    The expert of one modality for a batch; the network sees the observed rows.
+
+    Rows without an observation hold constants inside each parameter's constraint. All rows run where leaving some
+    out would save less than gathering costs.
+
+    :raises TypeError: if the encoder returns no Distribution.
+    :raises ValueError: if the expert's batch shape is not ``(B,)``.
+    """
+    count = x.shape[0]
+    if index is None:
+        index = rows.nonzero().squeeze(-1)
+    saved = count - index.numel()
+    if saved and (cost is None or saved * cost >= GATHER_WORK):
+        if index.numel() == 0:
+            return _nothing(encoder, name, x, mask, with_mask)
+        gathered = _call(encoder, name, x[index], mask.expand_as(x)[index] if with_mask else None)
+        return map_params(gathered, lambda p, constraint, k: _scatter(p, constraint, k, index, count))
+    return _call(encoder, name, x, mask.expand_as(x) if with_mask else None)
+
+
+def _nothing(encoder: nn.Module, name: str, x: Tensor, mask: Tensor, with_mask: bool) -> Any:
+    """An expert for a batch that never shows this modality: one row in evaluation mode tells the family."""
+    training = {m: m.training for m in encoder.modules()}
+    try:
+        with torch.no_grad():
+            encoder.eval()
+            one = _call(encoder, name, x[:1], mask.expand_as(x)[:1] if with_mask else None)
+    finally:
+        for m, mode in training.items():
+            m.training = mode
+    return one.expand((x.shape[0],))
+
+
+def _call(encoder: nn.Module, name: str, x: Tensor, mask: Tensor | None) -> Any:
+    try:
+        expert = encoder(x) if mask is None else encoder(x, mask)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"encoder of {name!r}: it normalizes over the batch (BatchNorm), but a single row is observed in this "
+            "batch. Try one of the following fixes:\n1. nn.LayerNorm or nn.GroupNorm in place of BatchNorm\n"
+            "2. larger batches\n3. encoder.eval()"
+        ) from error
+    if not isinstance(expert, torch.distributions.Distribution):
+        raise TypeError(
+            f"encoder of {name!r}: expected a Distribution over z, got {type(expert).__name__}. Fix: return e.g. "
+            "dist.Normal(loc, scale).to_event(1)."
+        )
+    if tuple(expert.batch_shape) != (x.shape[0],) or len(expert.event_shape) != 1:
+        raise ValueError(
+            f"encoder of {name!r}: expected batch shape ({x.shape[0]},) and event shape (D,), got "
+            f"{tuple(expert.batch_shape)} and {tuple(expert.event_shape)}. Fix: .to_event(1) on the last dimension."
+        )
+    return expert
+
+
+def _scatter(p: Tensor, constraint: Any, event_dim: int, index: Tensor, count: int) -> Tensor:
+    """Rows of a parameter put back at ``index``; a constant inside the constraint elsewhere."""
+    if p.dim() <= event_dim:
+        return p
+    constant = fill_value(constraint, p.shape[1:]).to(p)
+    full = constant.expand((count, *p.shape[1:]))
+    return full.index_copy(0, index, p.expand((index.numel(), *p.shape[1:])))

@@ -1,0 +1,241 @@
+"""Amortized posteriors: the story's latent sites, each fused with the experts of what is observed.
+
+Layer: guides, above stories and fusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from torch import Tensor, nn
+
+from pyro_mmvae import fusion as fusions
+from pyro_mmvae.fusion import Experts, Fusion, posterior_at
+from pyro_mmvae.guides.component import components_wanted
+from pyro_mmvae.guides.encode import encode_rows, network_cost, takes_mask
+from pyro_mmvae.masks import Data, ObsMask
+from pyro_mmvae.nn import NamedModules
+from pyro_mmvae.stories import ObservedModel, Registered, data_plate, observe
+
+__all__ = ["Fused", "Product"]
+
+EncoderMap = Mapping[str, nn.Module]
+
+
+class Fused(nn.Module):
+    r"""
+    The guide ``guide(data, obs_mask)``: q(z | x_S) for any set S of observed modalities.
+
+    It re-runs the story's latent sites and fuses, at each, the experts of the observed modalities with the site's
+    own prior. Modality sites are not run. Latents without encoders keep their prior; private latents listen to their
+    own modality.
+
+    .. math:: q(z_{1:L} \mid x_S) = \prod_l \mathrm{fuse}\bigl(p(z_l \mid z_{<l}), \{q(z_l \mid x_m)\}_{m \in S}\bigr)
+
+    :param story: an observed model (see :func:`pyro_mmvae.observe`), or a story together with ``modalities``.
+    :param encoders: modality -> encoder for a story with one shared latent, or latent site -> (modality -> encoder).
+        An encoder is any module whose call returns a Distribution with event shape ``(D,)``; it gets the
+        mask too if its ``forward`` has an argument ``mask``.
+    :param fusion: the rule; a mapping from site to rule gives sites different ones.
+    :param modalities: names of the observed sites, if ``story`` is no observed model; default: those with encoders.
+    :param private: latent site -> modality, if ``story`` is no observed model.
+    :raises ValueError: for encoders of unknown sites or modalities, or private sites with foreign encoders.
+    """
+
+    #: Masks may have leading dimensions: all rows of a table of terms are answered in one call.
+    vectorized = True
+
+    def __init__(
+        self,
+        story: ObservedModel | Callable[..., Any],
+        encoders: EncoderMap | Mapping[str, EncoderMap],
+        *,
+        fusion: Fusion | Mapping[str, Fusion] | None = None,
+        modalities: tuple[str, ...] | None = None,
+        private: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        nested = _by_site(encoders)
+        if not isinstance(story, ObservedModel):
+            names = modalities if modalities is not None else tuple(dict.fromkeys(m for e in nested.values() for m in e))
+            story = observe(story, names, private=private)
+        object.__setattr__(self, "observed", story)  # the model owns the story's parameters, not the guide
+        sites = _sites(nested, story)
+        self.encoders = NamedModules({site: NamedModules(own) for site, own in sites.items()})
+        rule = fusions.Product() if fusion is None else fusion
+        self.fusion = (
+            NamedModules(rule) if isinstance(rule, Mapping) else NamedModules(dict.fromkeys(sites, rule))
+        )
+        self.registered = Registered("guide")
+        self._how = {
+            (site, m): {"cost": network_cost(e), "with_mask": takes_mask(e)}
+            for site, own in self.encoders.items()
+            for m, e in own.items()
+        }
+
+    def encode(self, data: Data, obs_mask: ObsMask) -> dict[str, Experts]:
+        """
+        The experts of every latent site, on the rows where their modality is observed; once per step.
+
+        :param data: prepared data.
+        :param obs_mask: prepared masks ``(B, ...)``: what is observed, of which later masks are subsets.
+        """
+        done: dict[int, Any] = {}
+        experts = {}
+        for site, own in self.encoders.items():
+            for m, encoder in own.items():
+                if id(encoder) not in done:
+                    how = self._how[site, m]
+                    index = obs_mask.index.get(m)
+                    done[id(encoder)] = encode_rows(encoder, m, data[m], obs_mask[m], obs_mask.rows[m], index=index, **how)
+            features = self.fusion[site].features(data, obs_mask)
+            experts[site] = Experts(tuple(own), tuple(done[id(e)] for e in own.values()), features)
+        return experts
+
+    def register(self) -> None:
+        """Make the parameters known to Pyro's store under a name of this object's own, for stock SVI."""
+        self.registered(self)
+
+    def forward(
+        self,
+        data: Mapping[str, Tensor | None] | None = None,
+        obs_mask: Mapping[str, Tensor | None] | None = None,
+        n: int | None = None,
+        *,
+        experts: Mapping[str, Experts] | None = None,
+    ) -> None:
+        self.register()
+        model = self.observed
+        data, obs_mask = model.prepare(data, obs_mask, n)
+        if experts is None:
+            experts = self.encode(data, obs_mask)
+        given = {name: data[name] for name in model.covariates if name in data}
+        latents = model.door.outline(given).latents
+        device = next(iter(data.values())).device
+        fuse = FuseMessenger(self.fusion, experts, obs_mask, model.modalities, model.private, last=next(reversed(latents), None))
+        try:
+            with data_plate(data.size, model.size, device), fuse:
+                model.story(**given)
+        except _LatentsDone:
+            pass
+
+
+def _by_site(encoders: EncoderMap | Mapping[str, EncoderMap]) -> dict[str, EncoderMap]:
+    if not isinstance(encoders, Mapping) or not encoders:
+        raise ValueError("encoders: expected a non-empty mapping from modality (or latent site) to encoder.")
+    if all(isinstance(e, nn.Module) and not isinstance(e, Mapping) for e in encoders.values()):
+        return {"": encoders}  # type: ignore[dict-item]
+    return dict(encoders)  # type: ignore[arg-type]
+
+
+def _sites(nested: dict[str, EncoderMap], model: ObservedModel) -> dict[str, dict[str, nn.Module]]:
+    """Encoders by latent site, with every name checked against the story where it can be."""
+    unknown = {m for own in nested.values() for m in own} - set(model.modalities)
+    if unknown:
+        raise ValueError(f"encoders for unknown modalities {sorted(unknown)}; modalities are {list(model.modalities)}.")
+    if "" in nested:
+        nested = {_only_latent(model): nested[""]}
+    elif not model.story.required:
+        latents = model.door.outline().latents
+        strange = [site for site in nested if site not in latents]
+        if strange:
+            raise ValueError(f"encoders for unknown latent sites {strange}; the story's latents are {list(latents)}.")
+    for site, own in nested.items():
+        owner = model.private.get(site)
+        if owner is not None and set(own) != {owner}:
+            raise ValueError(f"latent {site!r} is private to {owner!r}, but has encoders of {list(own)}.")
+    return {site: dict(own) for site, own in nested.items()}
+
+
+def _only_latent(model: ObservedModel) -> str:
+    """The latent that encoders without a site name belong to."""
+    if model.story.required:
+        raise ValueError(
+            "encoders: the story takes covariates, so its latent sites are not known before data comes. Fix: name "
+            "the site, encoders={'z': {modality: encoder}}."
+        )
+    latents = [site for site in model.door.outline().latents if site not in model.private]
+    if len(latents) != 1:
+        raise ValueError(
+            f"encoders: the story has {len(latents)} shared latents, {latents}. Fix: name them, "
+            "encoders={site: {modality: encoder}}."
+        )
+    return latents[0]
+
+
+def Product(  # noqa: N802, a guide by the name of its rule
+    story: ObservedModel | Callable[..., Any],
+    encoders: EncoderMap | Mapping[str, EncoderMap],
+    *,
+    prior_expert: fusions.product.PriorExpert = "always",
+    modalities: tuple[str, ...] | None = None,
+    private: Mapping[str, str] | None = None,
+) -> Fused:
+    """
+    A guide that multiplies, at each latent site, the experts of what is observed with the story's prior.
+
+    Example::
+
+        >>> import pyro, pyro.distributions as dist
+        >>> import pyro_mmvae as mm
+        >>> def story():
+        ...     z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...     for m in ("a", "b"):
+        ...         pyro.sample(m, dist.Normal(z, 1.0).to_event(1))
+        >>> model = mm.observe(story, ("a", "b"))
+        >>> guide = mm.guides.Product(model, {m: mm.nn.MLPEncoder(2, 2) for m in ("a", "b")})
+        >>> trace = pyro.poutine.trace(guide).get_trace({"a": torch.zeros(3, 2)})
+        >>> tuple(trace.nodes["z"]["value"].shape)
+        (3, 2)
+
+    See :class:`Fused` for the parameters; ``prior_expert`` is that of :class:`pyro_mmvae.fusion.Product`.
+    """
+    rule = fusions.Product(prior_expert=prior_expert)
+    return Fused(story, encoders, fusion=rule, modalities=modalities, private=private)
+
+
+class _LatentsDone(Exception):
+    """The last latent is sampled: the rest of the story is likelihoods, which a guide does not run."""
+
+
+class FuseMessenger(Messenger):
+    """Replace each latent's prior by its fused posterior, skip modality sites, leave after the last latent."""
+
+    def __init__(
+        self,
+        rules: Mapping[str, Fusion] | NamedModules,
+        experts: Mapping[str, Experts],
+        obs_mask: ObsMask,
+        modalities: tuple[str, ...],
+        private: Mapping[str, str],
+        last: str | None,
+    ) -> None:
+        super().__init__()
+        self.rules, self.experts, self.obs_mask = rules, experts, obs_mask
+        self.modalities, self.private, self.last = frozenset(modalities), private, last
+
+    def _pyro_sample(self, msg: Message) -> None:
+        name = msg["name"]
+        if name in self.modalities and not msg["is_observed"]:
+            msg["value"] = torch.zeros(msg["fn"].shape())
+            msg["done"] = msg["stop"] = True
+            return
+        if name not in self.experts:
+            return
+        masks = self.obs_mask
+        if name in self.private:
+            masks = masks if masks.private is None else masks.private
+            msg["infer"] = {**msg["infer"], "private_to": self.private[name]}  # type: ignore[typeddict-unknown-key]
+        own = self.experts[name]
+        mask = torch.stack([masks.rows[m] for m in own.names])
+        msg["fn"] = posterior_at(
+            self.rules[name], msg["fn"], own, mask, component=components_wanted(), site=name
+        )
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if msg["name"] == self.last:
+            raise _LatentsDone

@@ -1,0 +1,40 @@
+"""Objectives: weighted tables of bound terms, and the estimators of their values and gradients.
+
+Layer: objectives, above guides. Objectives know stories only through traces and site metadata.
+"""
+
+from pyro_mmvae.objectives.elbo import ELBO
+from pyro_mmvae.objectives.kl import known_kl
+from pyro_mmvae.objectives.objective import Objective
+from pyro_mmvae.objectives.subsets import (
+    Bernoulli,
+    Complement,
+    Context,
+    Each,
+    Fixed,
+    Nothing,
+    Observed,
+    Only,
+    Powerset,
+    Random,
+)
+from pyro_mmvae.objectives.terms import Table, Term, Terms
+
+__all__ = [
+    "ELBO",
+    "Bernoulli",
+    "Complement",
+    "Context",
+    "Each",
+    "Fixed",
+    "Nothing",
+    "Objective",
+    "Observed",
+    "Only",
+    "Powerset",
+    "Random",
+    "Table",
+    "Term",
+    "Terms",
+    "known_kl",
+]

@@ -1,0 +1,137 @@
+"""What all objectives share: the table of a batch, the reduction, the clock, Pyro's ELBO interface.
+
+Layer: objectives.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor, nn
+
+from pyro_mmvae.objectives.passes import Programs
+from pyro_mmvae.objectives.prepare import prepare
+from pyro_mmvae.objectives.subsets import Context
+from pyro_mmvae.objectives.terms import Table, Term, Terms
+from pyro_mmvae.objectives.values import Options, Run, run
+
+__all__ = ["Objective"]
+
+Program = Callable[..., Any]
+
+
+class Objective(PyroELBO, nn.Module):
+    r"""
+    Base of the library's objectives: a weighted table of terms for a model and a guide.
+
+    ``SVI`` takes them as any Pyro loss. ``differentiable_loss`` is the fast path: a scalar to call ``backward`` on,
+    minus the objective summed over the plate ``data`` times its scale. :meth:`per_sample` is the objective itself,
+    in nats per sample. Samples with nothing observed contribute exactly 0.
+
+    :param terms: the table; default: the single term T(O -> O || p), the evidence lower bound.
+    :param num_particles: draws per sample and term, K.
+
+    The annealing clock :attr:`step` counts training steps. ``SVI.step`` advances it; with a loop of your own call
+    :meth:`advance`. It is saved in the ``state_dict``.
+    """
+
+    def __init__(self, terms: Terms | None = None, *, num_particles: int = 1) -> None:
+        if num_particles < 1:
+            raise ValueError(f"num_particles: expected at least 1, got {num_particles}.")
+        nn.Module.__init__(self)
+        PyroELBO.__init__(self, num_particles=num_particles, vectorize_particles=True)
+        self.terms = Terms([Term()]) if terms is None else terms
+        self.register_buffer("_step", torch.zeros((), dtype=torch.long))
+        self._clock = 0
+
+    @property
+    def step(self) -> int:
+        """Training steps done."""
+        return self._clock
+
+    def advance(self, steps: int = 1) -> None:
+        """Tell the clock that training went on."""
+        self._clock += steps
+        self._step.fill_(self._clock)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._clock = int(self._step)
+
+    @abstractmethod
+    def _reduce(
+        self, programs: Programs, parts: list[tuple[Table, Tensor]], experts: Any
+    ) -> tuple[Tensor, Tensor | float, float]:
+        """Objective per sample ``(B,)``, the single part outside the plate (both maximized), the plate's scale."""
+
+    def table(self, programs: Programs) -> Table:
+        """The table of terms of one batch."""
+        observed = torch.stack([programs.obs_mask.rows[m].cpu() for m in programs.names], -1)
+        return self.terms.table(Context(observed, programs.names, self.step, self.training))
+
+    def _evaluate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Tensor, Any, float]:
+        programs = prepare(model, guide, *_batch(args, kwargs), self.num_particles)
+        experts = guide.encode(programs.data, programs.obs_mask) if hasattr(guide, "encode") else None
+        table = self.table(programs)
+        value, outside, scale = self._reduce(programs, _parts(programs, table), experts)
+        return value, outside, scale
+
+    def per_sample(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:  # shape: (B,)
+        """The objective of each sample, in nats, without the scale of the plate and without global sites."""
+        return self._evaluate(model, guide, args, kwargs)[0]
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the objective, summed over the plate ``data`` and scaled as Pyro does; call ``backward`` on it."""
+        value, outside, scale = self._evaluate(model, guide, args, kwargs)
+        total = value.sum() if scale == 1.0 else value.sum() * scale
+        return -(total + outside)
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The loss as a number, for evaluation; the clock stands still."""
+        with torch.no_grad():
+            return float(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The loss and its gradients, as ``SVI.step`` calls it; advances the clock."""
+        for program in (model, guide):
+            register = getattr(program, "register", None)
+            if register is not None:
+                register()
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        self.advance()
+        return float(loss.detach())
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        raise NotImplementedError("This objective runs tables of terms, not single traces.")
+
+    def _run(self, programs: Programs, table: Table, options: Options, experts: Any) -> Run:
+        return run(programs, table, options, experts)
+
+
+def _batch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """``(data, obs_mask, n)`` however they were passed."""
+    names = ("data", "obs_mask", "n")
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    unknown = set(given) - set(names)
+    if unknown or len(args) > len(names):
+        raise TypeError(f"expected data, obs_mask and n, got {len(args)} positional arguments and {sorted(kwargs)}.")
+    return given.get("data"), given.get("obs_mask"), given.get("n")
+
+
+def _parts(programs: Programs, table: Table) -> list[tuple[Table, Tensor]]:
+    """Draws that run together: all of them, one by one (a guide written by hand), or by gate."""
+    count = len(table.source)
+    if programs.vectorized:
+        groups: dict[Any, list[int]] = {}
+        for u, gate in enumerate(table.gates):
+            groups.setdefault(gate, []).append(u)
+        draws = [torch.tensor(g) for g in groups.values()]
+    else:
+        draws = list(torch.arange(count).split(1))
+    return [(table, torch.arange(len(table.draw)))] if len(draws) == 1 else [table.select(d) for d in draws]

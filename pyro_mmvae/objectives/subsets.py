@@ -1,0 +1,144 @@
+"""Selectors: which modalities a term sees, scores, or takes its prior from.
+
+Layer: objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.masks import powerset, random_subsets, singletons
+
+__all__ = ["Bernoulli", "Complement", "Context", "Each", "Fixed", "Nothing", "Observed", "Only", "Powerset", "Random"]
+
+
+@dataclass
+class Context:
+    """
+    What a table is made from.
+
+    :ivar observed: bool ``(B, M)`` on the host, whole modalities.
+    :ivar names: the modalities, in the order of M.
+    :ivar step: training steps done, the annealing clock.
+    :ivar training: whether random terms are drawn.
+    :ivar source: the term's own source ``(n, B, M)``, once it is known.
+    """
+
+    observed: Tensor
+    names: tuple[str, ...]
+    step: int = 0
+    training: bool = True
+    source: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def count(self) -> Tensor:  # shape: (B,)
+        """Number of observed modalities of each sample, at least 1 (where nothing is observed no term is valid)."""
+        return self.observed.sum(-1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All that a sample has, O."""
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (1, B, M)
+        return context.observed.unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The empty set: nothing scored, or the bare prior."""
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (1, B, M)
+        return torch.zeros_like(context.observed).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class Each:
+    """One row per modality, that modality alone."""
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (M, B, M)
+        return _rows(singletons(len(context.names)), context)
+
+
+@dataclass(frozen=True)
+class Only:
+    """One row: the modalities named."""
+
+    modalities: tuple[str, ...]
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (1, B, M)
+        unknown = set(self.modalities) - set(context.names)
+        if unknown:
+            raise ValueError(f"Only: unknown modalities {sorted(unknown)}; known are {list(context.names)}.")
+        return _rows(torch.tensor([[m in self.modalities for m in context.names]]), context)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The subsets of a given table ``(S, M)``."""
+
+    table: tuple[tuple[bool, ...], ...]
+
+    @classmethod
+    def of(cls, subsets: Sequence[Sequence[str]], names: Sequence[str]) -> Fixed:
+        """From subsets given by their members' names."""
+        for subset in subsets:
+            unknown = set(subset) - set(names)
+            if unknown or not subset:
+                raise ValueError(f"subsets: {list(subset)} is empty or has unknown names; known are {list(names)}.")
+        return cls(tuple(tuple(m in subset for m in names) for subset in subsets))
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (S, B, M)
+        return _rows(torch.tensor(self.table), context)
+
+
+@dataclass(frozen=True)
+class Powerset:
+    """All subsets with ``min_size`` to ``max_size`` members (default: up to all)."""
+
+    min_size: int = 1
+    max_size: int | None = None
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (S, B, M)
+        return _rows(powerset(len(context.names), min_size=self.min_size, max_size=self.max_size), context)
+
+
+@dataclass(frozen=True)
+class Random:
+    """``k`` different random subsets, the same for the whole batch, in training only."""
+
+    k: int
+    min_size: int = 2
+    max_size: int | None = None
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (k, B, M)
+        k = self.k if context.training else 0
+        size = len(context.names)
+        return _rows(random_subsets(k, size, min_size=self.min_size, max_size=self.max_size), context)
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """A random subset per sample: each modality kept with a rate u ~ U(0, 1) shared by the sample's modalities."""
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (1, B, M)
+        rate = torch.rand(len(context.observed), 1)
+        return (torch.rand(context.observed.shape) < rate).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class Complement:
+    """What is observed and not in the term's own source."""
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (n, B, M)
+        if context.source is None:
+            raise ValueError("Complement: only a target or prior can be the complement of the source.")
+        return context.observed & ~context.source
+
+
+def _rows(table: Tensor, context: Context) -> Tensor:
+    return table.unsqueeze(1).expand(-1, len(context.observed), -1)

@@ -1,0 +1,266 @@
+"""The value of every term, per particle and sample, from one run of guide and model.
+
+Layer: objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.distributions import map_params
+from pyro_mmvae.objectives.gates import with_parameters_detached
+from pyro_mmvae.objectives.kl import known_kl
+from pyro_mmvae.objectives.passes import Programs, Sites, canonical, sites_of
+from pyro_mmvae.objectives.terms import Gate, Table
+
+__all__ = ["Options", "Run", "run", "term_values"]
+
+Hook = Callable[[str, Tensor], Tensor]
+
+
+@dataclass
+class Options:
+    """
+    How programs are run.
+
+    :ivar analytic: closed-form KL divergences where they are known.
+    :ivar stop_q: densities of q with detached parameters; draws stay reparametrized.
+    :ivar hook: applied to each latent draw before anything is evaluated at it.
+    """
+
+    analytic: bool = True
+    stop_q: bool = False
+    hook: Hook | None = None
+
+
+@dataclass
+class Run:
+    """
+    Guide and model at the draws of a table whose terms have the same gates.
+
+    :ivar guide: densities of the guide's sites.
+    :ivar model: densities of the model's sites and of the scored modalities.
+    :ivar divergence: latent site -> log q - log p, or the closed-form KL, ``(K or 1, U, B)``.
+    :ivar prior_divergence: the same against r, for the terms that have one, ``(K or 1, J', B)``.
+    """
+
+    guide: Sites
+    model: Sites
+    divergence: dict[str, Tensor] = field(default_factory=dict)
+    prior_divergence: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def outside(self) -> Tensor | float:
+        """log p - log q of the sites outside the plate ``data``."""
+        latents = [self.model.outside[s] - q for s, q in self.guide.outside.items() if s in self.model.outside]
+        others = [p for s, p in self.model.outside.items() if s not in self.guide.outside]
+        return sum([*latents, *others])  # type: ignore[return-value]
+
+
+def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run:
+    """
+    Run both programs once.
+
+    :param table: terms whose draws have the same gates; a single draw if the guide does not answer masks with
+        leading dimensions.
+    :param experts: what ``guide.encode`` returned, or None.
+    """
+    gate, count = table.gates[0], len(table.source)
+    private = None if table.private is table.source or table.private.equal(table.source) else table.private
+    masks = programs.masks(table.source, private)
+    detached = None if experts is None else {site: e.detach() for site, e in experts.items()}
+
+    def sample(values: Mapping[str, Tensor] | None = None, experts: Any = experts) -> Sites:
+        trace = programs.run_guide(masks, count, values=values, experts=experts)
+        return sites_of(trace, programs.nesting)
+
+    if "posterior" in gate:
+        guide = with_parameters_detached([programs.guide], lambda: sample(experts=detached))
+    else:
+        guide = sample()
+    _require_reparametrized(guide)
+    values = {site: _prepared(site, z, gate, options.hook) for site, z in guide.values.items()}
+    if options.stop_q:
+        both = [programs.guide, programs.model]
+        guide = with_parameters_detached(both, lambda: sample(values, detached))
+    elif "z" in gate:
+        guide = sample(values)
+    model = _score(programs, table, values, gate)
+    analytic = options.analytic and not options.stop_q
+    out = Run(guide, model)
+    out.divergence = _divergences(guide, model, analytic and _same_order(guide, model), programs.nesting)
+    if table.prior is not None:
+        out.prior_divergence = _against_priors(programs, table, out, values, analytic, experts)
+    return out
+
+
+def _prepared(site: str, z: Tensor, gate: frozenset[Gate], hook: Hook | None) -> Tensor:
+    z = z.detach() if "z" in gate else z
+    return z if hook is None else hook(site, z)
+
+
+def _score(programs: Programs, table: Table, values: Mapping[str, Tensor], gate: frozenset[Gate]) -> Sites:
+    target = programs.targets(table.scored)
+
+    def score() -> Sites:
+        return sites_of(programs.run_model(values, len(table.source), target), programs.nesting)
+
+    if not gate & {"decoder", "prior"}:
+        return score()
+    frozen = with_parameters_detached([programs.model], score)
+    if gate >= {"decoder", "prior"}:
+        return frozen
+    free = score()
+    free.log_lik, frozen.log_lik = frozen.log_lik, free.log_lik
+    return free if "decoder" in gate else frozen
+
+
+def _require_reparametrized(guide: Sites) -> None:
+    for site, fn in guide.fns.items():
+        if not fn.has_rsample:
+            raise NotImplementedError(
+                f"latent {site!r}: {type(fn).__name__} has no reparametrized draws, which this objective needs. Try "
+                "one of the following fixes:\n1. pyro.infer.TraceGraph_ELBO() with this model and guide\n"
+                "2. leave the site out of the guide, mark it infer={'enumerate': 'parallel'} in the story, and use "
+                "pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
+            )
+
+
+def _same_order(guide: Sites, model: Sites) -> bool:
+    """Whether guide and model sample their common latents in one order: only then are conditional KLs exact."""
+    return [s for s in guide.fns if s in model.fns] == [s for s in model.fns if s in guide.fns]
+
+
+def _divergences(guide: Sites, model: Sites, analytic: bool, nesting: int) -> dict[str, Tensor]:
+    out = {}
+    for site, fn in guide.fns.items():
+        if site not in model.fns:
+            raise ValueError(f"guide site {site!r} is no latent of the model; its latents are {list(model.fns)}.")
+        known = known_kl(fn, model.fns[site]) if analytic else None
+        sampled = known is None
+        out[site] = guide.log_prob[site] - model.log_prob[site] if sampled else canonical(known, nesting)
+    for site, fn in model.fns.items():
+        if site not in guide.fns and not fn.has_rsample:
+            raise NotImplementedError(
+                f"latent {site!r} is discrete and not in the guide: its prior would get no gradient. Fix: mark it "
+                "infer={'enumerate': 'parallel'} and use pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)."
+            )
+    return out
+
+
+def _against_priors(
+    programs: Programs,
+    table: Table,
+    done: Run,
+    values: Mapping[str, Tensor],
+    analytic: bool,
+    experts: Any,
+) -> dict[str, Tensor]:  # (K or 1, J', B)
+    """log q - log r for the terms whose prior is the guide's q(z | x_T)."""
+    position = table.draw[table.prior_of]
+    out: dict[str, list[Tensor]] = {}
+    together = [torch.arange(len(position))] if programs.vectorized else list(torch.arange(len(position)).split(1))
+    for rows in together:
+        drawn = {s: _at_draws(z, done.guide.fns[s], position[rows], programs.nesting) for s, z in values.items()}
+        masks = programs.masks(table.prior[rows])
+
+        def ask(masks: Any = masks, rows: Tensor = rows, drawn: Mapping[str, Tensor] = drawn) -> Sites:
+            trace = programs.run_guide(masks, len(rows), values=drawn, experts=experts)
+            return sites_of(trace, programs.nesting)
+
+        r = with_parameters_detached([programs.guide], ask) if "prior" in table.gates[0] else ask()
+        for site, fn in done.guide.fns.items():
+            q = _take_draws(fn, position[rows], len(table.source), programs.nesting) if analytic else None
+            known = None if q is None else known_kl(q, r.fns[site])
+            if known is None:
+                log_q = done.guide.log_prob[site]
+                log_q = log_q if log_q.shape[1] == 1 else log_q[:, position[rows]]
+                value = log_q - r.log_prob[site]
+            else:
+                value = canonical(known, programs.nesting)
+            out.setdefault(site, []).append(value.expand(-1, len(rows), -1))
+    return {site: torch.cat(parts, 1) for site, parts in out.items()}
+
+
+def _at_draws(z: Tensor, fn: Any, position: Tensor, nesting: int) -> Tensor:
+    """Draws at the given positions of the terms dimension; a single draw serves all."""
+    dim = nesting + 1 + len(fn.event_shape)
+    z = z.reshape((1,) * (dim - z.dim()) + z.shape)
+    axis = z.dim() - dim
+    if z.shape[axis] == 1:
+        return z.expand(z.shape[:axis] + (len(position),) + z.shape[axis + 1 :])
+    return z.index_select(axis, position.to(z.device))
+
+
+def _take_draws(fn: Any, position: Tensor, count: int, nesting: int) -> Any:
+    """The distributions at given draws; None for classes whose parameters cannot be taken apart."""
+    if count == 1:
+        return fn
+
+    def take(p: Tensor, constraint: Any, event_dim: int) -> Tensor:
+        axis = p.dim() - event_dim - nesting - 1
+        return p if axis < 0 or p.shape[axis] == 1 else p.index_select(axis, position.to(p.device))
+
+    try:
+        return map_params(fn, take)
+    except NotImplementedError:
+        return None
+
+
+def term_values(
+    table: Table,
+    done: Run,
+    names: tuple[str, ...],
+    batch: int,
+) -> Tensor:  # shape: (K or 1, J, B)
+    r"""
+    Value of each term before its weight.
+
+    .. math:: \sum_{m \in A} \lambda_m \log p(x_m \mid z) + \sum_{\text{sites}} \beta \, (\log r - \log q)
+
+    where :math:`\log r - \log q` is minus the KL divergence where that is known.
+    """
+    picked = _Picker(table.draw, len(table.source))
+    scored = table.scored
+    total: Tensor | float = 0.0
+    for i, m in enumerate(names):
+        if m not in done.model.log_lik:
+            continue
+        score = picked(done.model.log_lik[m])
+        if not picked.same or not bool((table.target[:, :, i] == scored[table.draw, :, i]).all()):
+            score = torch.where(table.target[:, :, i].to(score.device), score, 0.0)
+        if table.rescale is not None:
+            score = score * table.rescale[:, :, i].to(score)
+        total = total + score
+    for site, divergence in done.divergence.items():
+        value = picked(divergence)
+        if site in done.prior_divergence:
+            shape = torch.broadcast_shapes(value.shape, (1, len(table.draw), batch))
+            own = done.prior_divergence[site]
+            value = value.expand((max(shape[0], own.shape[0]), *shape[1:]))
+            value = value.index_copy(1, table.prior_of.to(value.device), own.expand((value.shape[0], *own.shape[1:])))
+        beta = table.beta.get(site, table.beta[""])
+        total = total - (value if bool((beta == 1).all()) else value * beta.to(value))
+    for factor in done.model.factors.values():
+        total = total + picked(factor)
+    if not isinstance(total, Tensor):
+        raise ValueError("The programs share no latent and no modality: nothing to score.")
+    return total.expand(total.shape[0], len(table.draw), batch)
+
+
+class _Picker:
+    """From draws to terms."""
+
+    def __init__(self, draw: Tensor, count: int) -> None:
+        self.draw, self.same = draw, len(draw) == count and draw.tolist() == list(range(count))
+        self.single = count == 1
+
+    def __call__(self, score: Tensor) -> Tensor:  # (K, U, B) -> (K, J, B)
+        if self.same or score.shape[1] == 1:
+            return score
+        return score.index_select(1, self.draw.to(score.device))

@@ -1,0 +1,172 @@
+"""The door: what comes from outside is checked, brought into its inside form and filled, once.
+
+Layer: stories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.distributions import outside
+from pyro_mmvae.masks import Data, ObsMask, batch_size, fill, normalize
+from pyro_mmvae.stories.story import ModalitySite, Outline, Story, outline
+
+__all__ = ["Door"]
+
+_RESERVED = ("data", "terms", "particles")
+
+_WAYS_OUT = {
+    "boolean": "threshold it to {0, 1}, or use likelihood 'continuous_bernoulli' (a density on [0, 1]) or "
+    "'relaxed_bernoulli' (cross-entropy)",
+}
+
+
+class Door:
+    """
+    Checks data and masks against a story and brings them into the inside form.
+
+    Model and guide of one pair share a door, so that the same batch is checked and filled once.
+
+    :param story: the story.
+    :param modalities: names of its observed sites.
+    """
+
+    def __init__(self, story: Story, modalities: Sequence[str]) -> None:
+        for name in modalities:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"modalities: expected names (non-empty strings), got {name!r}.")
+        if not modalities:
+            raise ValueError("modalities is empty. Fix: name at least one observed site of the story.")
+        if len(set(modalities)) < len(modalities):
+            raise ValueError(f"modalities: names repeat in {list(modalities)}.")
+        for name in modalities:
+            if name in _RESERVED:
+                raise ValueError(f"modality {name!r}: the names {list(_RESERVED)} are reserved. Fix: rename it.")
+        clash = [m for m in modalities if m in story.covariates]
+        if clash:
+            raise ValueError(f"{clash} are arguments of the story (covariates) and cannot be modalities as well.")
+        self.story, self.modalities = story, tuple(modalities)
+        self._outlines: dict[tuple[object, ...], Outline] = {}
+
+    def outline(self, covariates: Mapping[str, Tensor] | None = None) -> Outline:
+        """Sites, shapes and supports of the story; a dry run the first time that covariates have these shapes."""
+        given = {} if covariates is None else covariates
+        key = tuple((name, tuple(x.shape[1:]), x.dtype) for name, x in sorted(given.items()))
+        if key not in self._outlines:
+            found = outline(self.story, self.modalities, given)
+            for name in (*_RESERVED, *self.modalities):
+                if name in found.latents:
+                    raise ValueError(f"{name!r} names a latent site and is taken. Fix: rename the latent.")
+            self._outlines[key] = found
+        return self._outlines[key]
+
+    def __call__(
+        self,
+        data: Mapping[str, Tensor | None] | None,
+        obs_mask: Mapping[str, Tensor | None] | None,
+        n: int | None = None,
+    ) -> tuple[Data, ObsMask]:
+        """
+        Checked and filled data, masks in inside form; what passed before passes unchanged.
+
+        :raises ValueError: unknown keys, wrong shapes, ragged batches, NaN or infinity or values outside the
+            support in observed entries, incomplete covariates.
+        :raises TypeError: values that are no tensors, masks that are not bool.
+        """
+        if isinstance(data, Data) and isinstance(obs_mask, ObsMask):
+            return data, obs_mask
+        given = self._known_keys({} if data is None else data)
+        size = batch_size(given, n)
+        covariates = self._covariates(given, obs_mask)
+        sites = self.outline(covariates).modalities
+        shapes = {m: site.event_shape for m, site in sites.items()}
+        absent = [m for m in self.modalities if m not in given]
+        devices = {x.device for x in given.values()}
+        device = devices.pop() if devices else _device(self.story)
+        masks = normalize(obs_mask, shapes, size, absent=absent, device=device)
+        out = Data(covariates)
+        for name, site in sites.items():
+            if name in given:
+                out[name] = _check_values(name, given[name], masks[name], site)
+            else:
+                fill_in = site.fill.to(device=device, dtype=_dtype(self.story, site))
+                out[name] = fill_in.expand((size, *site.event_shape))
+        out.size, out.filled = size, True
+        return out, masks
+
+    def _known_keys(self, data: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        if not isinstance(data, Mapping):
+            raise TypeError(f"data: expected a mapping from modality to Tensor, got {type(data).__name__}.")
+        known = (*self.modalities, *self.story.covariates)
+        unknown = set(data) - set(known)
+        if unknown:
+            raise ValueError(
+                f"data has unknown keys {sorted(unknown)}; modalities are {list(self.modalities)}, covariates are "
+                f"{list(self.story.covariates)}. Fix: drop or rename them."
+            )
+        for name, x in data.items():
+            if x is not None and not isinstance(x, Tensor):
+                raise TypeError(f"data[{name!r}]: expected a Tensor, got {type(x).__name__}. Fix: torch.as_tensor(x).")
+            if isinstance(x, Tensor) and x.dim() == 0:
+                raise ValueError(f"data[{name!r}]: expected shape (B, *event), got a scalar.")
+        return {name: x for name, x in data.items() if x is not None}
+
+    def _covariates(self, data: Mapping[str, Tensor], obs_mask: Mapping[str, object] | None) -> dict[str, Tensor]:
+        for name in self.story.covariates:
+            if isinstance(obs_mask, Mapping) and name in obs_mask:
+                raise ValueError(
+                    f"obs_mask[{name!r}]: {name!r} is a covariate (an argument of the story) and is always complete. "
+                    "Fix: drop it from obs_mask; impute it before, or make it a modality."
+                )
+            if name in self.story.required and name not in data:
+                raise ValueError(f"data[{name!r}] is missing: the story takes the covariate {name!r} as argument.")
+            if name in data and data[name].is_floating_point() and not bool(data[name].isfinite().all()):
+                raise ValueError(f"covariate {name!r} has NaN or infinite entries; covariates are always complete.")
+        return {name: data[name] for name in self.story.covariates if name in data}
+
+
+def _device(story: Story) -> torch.device:
+    return next((p.device for p in story.parameters()), torch.device("cpu"))
+
+
+def _dtype(story: Story, site: ModalitySite) -> torch.dtype:
+    return next((p.dtype for p in story.parameters() if p.is_floating_point()), site.fill.dtype)
+
+
+def _check_values(
+    name: str,
+    x: Tensor,  # shape: (B, *event)
+    mask: Tensor,  # shape: (B, *event or ones)
+    site: ModalitySite,
+) -> Tensor:  # shape: (B, *event), filled
+    if x.shape[1:] != site.event_shape:
+        raise ValueError(
+            f"data[{name!r}]: expected shape (B, {', '.join(map(str, site.event_shape))}), got {tuple(x.shape)}. "
+            f"The story's site {name!r} has event shape {tuple(site.event_shape)}. Fix: reshape the data, or check "
+            ".to_event in the story."
+        )
+    filled = fill(x, mask, site.fill)
+    if filled.is_floating_point():
+        _refuse(name, filled, ~filled.isfinite(), "is NaN or infinite where obs_mask says it is observed", (
+            "mark it as missing in obs_mask (False)"
+        ))
+    bad = outside(site.support, filled)
+    if bad is not None:
+        kind = str(getattr(site.support, "base_constraint", site.support)).lower()
+        ways = next((w for k, w in _WAYS_OUT.items() if k in kind), "mask it, or choose a likelihood for such values")
+        _refuse(name, filled, bad, f"lies outside the support of {site.likelihood} ({site.support})", ways)
+    return filled
+
+
+def _refuse(name: str, x: Tensor, bad: Tensor, what: str, fix: str) -> None:
+    rows = bad.reshape(bad.shape[0], -1).any(-1)
+    if not bool(rows.any()):
+        return
+    row = int(rows.nonzero()[0])
+    entries = x[row].reshape(-1)
+    flags = bad[row].reshape(-1).expand(entries.shape) if bad.dim() > 1 else None
+    value = entries[flags][0].item() if flags is not None else entries.tolist()[:8]
+    raise ValueError(f"data[{name!r}] row {row}: value {value} {what}. Fix: {fix}.")

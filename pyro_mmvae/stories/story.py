@@ -1,0 +1,211 @@
+"""A generative story as a module, and what one look at it tells: sites, shapes, supports.
+
+Layer: stories, above handlers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
+
+from pyro_mmvae.distributions import fill_value
+
+__all__ = ["LatentSite", "ModalitySite", "Outline", "Story", "outline"]
+
+
+@dataclass(frozen=True)
+class ModalitySite:
+    """One modality of a story: its shape, its support, a constant inside it, and its likelihood's class."""
+
+    event_shape: torch.Size
+    support: Constraint
+    fill: Tensor
+    likelihood: str
+
+
+@dataclass(frozen=True)
+class LatentSite:
+    """One latent of a story, in the order of sampling."""
+
+    event_shape: torch.Size
+    support: Constraint
+    enumerated: bool
+    has_rsample: bool
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a dry run of a story shows; ``nesting`` counts its plates, ``data`` included."""
+
+    modalities: dict[str, ModalitySite] = field(default_factory=dict)
+    latents: dict[str, LatentSite] = field(default_factory=dict)
+    nesting: int = 1
+
+
+class Story(nn.Module):
+    """
+    A generative program of one sample, as an ``nn.Module``.
+
+    An ``nn.Module`` whose ``forward`` is the program is taken as it is. A function is accepted together with the
+    networks it uses, ``modules={...}``; a function whose closure or globals hold networks that were not given is
+    refused, since they would silently be neither trained nor saved.
+
+    Example::
+
+        >>> import pyro.distributions as dist
+        >>> net = nn.Linear(2, 3)
+        >>> def program():
+        ...     z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        ...     pyro.sample("x", dist.Normal(net(z), 1.0).to_event(1))
+        >>> Story(program, modules={"net": net}).covariates
+        ()
+
+    :raises TypeError: if the program is not callable, or takes ``*args``.
+    :raises ValueError: if networks in its closure were not given.
+    """
+
+    def __init__(self, program: Callable[..., Any], modules: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__()
+        if not callable(program):
+            raise TypeError(f"story: expected an nn.Module or a function, got {type(program).__name__}.")
+        self.modules_given = nn.ModuleList([] if modules is None else modules.values())
+        if isinstance(program, nn.Module):
+            self.program = program
+            signature = inspect.signature(program.forward)
+        else:
+            _refuse_hidden_networks(program, () if modules is None else tuple(modules.values()))
+            object.__setattr__(self, "program", program)
+            signature = inspect.signature(program)
+        self.covariates = _covariates(signature)
+        self.required = tuple(p.name for p in signature.parameters.values() if p.default is p.empty)
+
+    def forward(self, **covariates: Tensor) -> Any:
+        """Run the program once."""
+        return self.program(**covariates)
+
+
+def _covariates(signature: inspect.Signature) -> tuple[str, ...]:
+    for p in signature.parameters.values():
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
+            raise TypeError(
+                f"story: argument {p} has no fixed name. Fix: name every covariate, e.g. def story(batch, size)."
+            )
+    return tuple(signature.parameters)
+
+
+def _refuse_hidden_networks(program: Callable[..., Any], given: Collection[nn.Module]) -> None:
+    if not inspect.isfunction(program):
+        return
+    known = {id(m) for module in given for m in module.modules()}
+    names = inspect.getclosurevars(program)
+    hidden = [
+        name
+        for name, value in {**names.globals, **names.nonlocals}.items()
+        if any(id(m) not in known for m in _networks(value))
+    ]
+    if hidden:
+        raise ValueError(
+            f"story {program.__name__!r} uses networks that were not given: {hidden}; they would be neither trained "
+            "nor saved. Try one of the following fixes:\n"
+            f"1. modules={{{', '.join(f'{name!r}: {name}' for name in hidden)}}}\n"
+            "2. write the story as an nn.Module with forward()"
+        )
+
+
+def _networks(value: object) -> Iterator[nn.Module]:
+    """Networks in a value, one container deep."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, list | tuple):
+        yield from (v for v in value if isinstance(v, nn.Module))
+    elif isinstance(value, dict):
+        yield from (v for v in value.values() if isinstance(v, nn.Module))
+
+
+class _OutlineMessenger(Messenger):
+    """Run a story without its likelihoods' networks: modality sites get a constant of their support."""
+
+    def __init__(self, modalities: Collection[str]) -> None:
+        super().__init__()
+        self.names = frozenset(modalities)
+        self.modalities: dict[str, ModalitySite] = {}
+        self.latents: dict[str, LatentSite] = {}
+        self.nesting = 1
+
+    def _pyro_sample(self, msg: Message) -> None:
+        fn, name = msg["fn"], msg["name"]
+        if isinstance(fn, _Subsample):
+            return
+        if name in self.names:
+            value = fill_value(fn.support, fn.event_shape)
+            self.modalities[name] = ModalitySite(fn.event_shape, fn.support, value, _likelihood_name(fn))
+            msg["value"] = value.expand(fn.batch_shape + fn.event_shape)
+            msg["done"] = True
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        fn, name = msg["fn"], msg["name"]
+        if isinstance(fn, _Subsample):
+            return
+        self.nesting = max([self.nesting, *(-f.dim for f in msg["cond_indep_stack"] if f.dim is not None)])
+        deterministic = msg["infer"].get("_deterministic", False)
+        if name not in self.names and not msg["is_observed"] and not deterministic:
+            enumerated = msg["infer"].get("enumerate") is not None
+            self.latents[name] = LatentSite(fn.event_shape, fn.support, enumerated, fn.has_rsample)
+
+
+def _likelihood_name(fn: TorchDistribution) -> str:
+    while isinstance(fn, torch.distributions.Independent):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
+@contextmanager
+def _untouched(module: nn.Module, like: Mapping[str, Tensor]) -> Iterator[None]:
+    """Evaluation mode, no gradient, the random state as before."""
+    training = {m: m.training for m in module.modules()}
+    devices = {t.device for t in [*module.parameters(), *like.values()] if t.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            module.eval()
+            yield
+    finally:
+        for m, mode in training.items():
+            m.training = mode
+
+
+def outline(
+    story: Story,
+    modalities: Collection[str],
+    covariates: Mapping[str, Tensor],  # each shape: (B, ...)
+) -> Outline:
+    """
+    Run the story once on one row, in evaluation mode, without gradient and without moving the random state.
+
+    :raises ValueError: if a modality is no site of the story, or a reserved or clashing name is used.
+    """
+    row = {name: x[:1] for name, x in covariates.items()}
+    messenger = _OutlineMessenger(modalities)
+    with _untouched(story, covariates), poutine.block(), pyro.plate("data", 1, dim=-1), messenger:
+        story(**row)
+    missing = [m for m in modalities if m not in messenger.modalities]
+    if missing:
+        raise ValueError(
+            f"modalities {missing} are no sample sites of the story; its sites are "
+            f"{[*messenger.latents, *messenger.modalities]}. Fix: pyro.sample({missing[0]!r}, ...) in the story, or "
+            "another name in modalities."
+        )
+    ordered = {m: messenger.modalities[m] for m in modalities}
+    return Outline(ordered, messenger.latents, messenger.nesting)
