@@ -3,14 +3,23 @@
 Top layer: public names, no logic.
 """
 
-from pyro_mmvae import datasets, distributions, fusion, guides, handlers, nn, objectives, stories
-from pyro_mmvae.objectives import ELBO, Term, Terms
+from pyro_mmvae import datasets, distributions, fusion, guides, handlers, inference, models, nn, objectives, stories
+from pyro_mmvae.models import JMVAE, MMVAE, MVAE, MVTCAE, MoPoE
+from pyro_mmvae.objectives import ELBO, IWAE, Term, Terms
 from pyro_mmvae.stories import observe
+from pyro_mmvae.vae import MultimodalVAE
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ELBO",
+    "IWAE",
+    "JMVAE",
+    "MMVAE",
+    "MVAE",
+    "MVTCAE",
+    "MoPoE",
+    "MultimodalVAE",
     "Term",
     "Terms",
     "__version__",
@@ -19,6 +28,8 @@ __all__ = [
     "fusion",
     "guides",
     "handlers",
+    "inference",
+    "models",
     "nn",
     "objectives",
     "observe",

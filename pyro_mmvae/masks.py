@@ -51,12 +51,14 @@ class ObsMask(dict[str, Tensor]):
 
     :ivar rows: modality -> bool Tensor ``(*batch,)``, any feature observed.
     :ivar private: an :class:`ObsMask`, or None for "the same".
+    :ivar largest: an upper bound of the number of observed modalities in any row, if known on the host.
     :ivar index: modality -> indices of observed rows, made on the host when the batch was cut, or absent.
     """
 
     rows: dict[str, Tensor]
     private: ObsMask | None
     index: dict[str, Tensor]
+    largest: int | None
 
     def __init__(self, masks: Mapping[str, Tensor], event_dims: Mapping[str, int]) -> None:
         super().__init__(masks)
@@ -64,6 +66,7 @@ class ObsMask(dict[str, Tensor]):
         self.rows = {m: observed_rows(mask, self.event_dims[m]) for m, mask in masks.items()}
         self.private = None
         self.index = {}
+        self.largest = None
 
     @classmethod
     def of_rows(cls, rows: Mapping[str, Tensor], event_dims: Mapping[str, int]) -> ObsMask:

@@ -56,4 +56,4 @@ def mask_event(
     inner = mask.reshape(mask.shape[: mask.dim() - joint])
     if isinstance(base, dist.MaskedDistribution) and isinstance(base._mask, Tensor):
         base, inner = base.base_dist, base._mask & inner
-    return dist.MaskedDistribution(base, inner).to_event(dims)
+    return base.mask(inner).to_event(dims)

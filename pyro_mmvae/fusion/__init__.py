@@ -4,10 +4,12 @@ Layer: fusion, above handlers.
 """
 
 from pyro_mmvae.fusion.experts import Experts, Fusion
+from pyro_mmvae.fusion.joint import Joint
 from pyro_mmvae.fusion.latent import posterior_at
 from pyro_mmvae.fusion.mixture import Mixture, MixtureOfProducts
 from pyro_mmvae.fusion.pool import precision_pool
 from pyro_mmvae.fusion.product import Product
+from pyro_mmvae.fusion.single import Single
 from pyro_mmvae.fusion.weighted import GeneralizedProduct, GeometricMean
 
 __all__ = [
@@ -15,9 +17,11 @@ __all__ = [
     "Fusion",
     "GeneralizedProduct",
     "GeometricMean",
+    "Joint",
     "Mixture",
     "MixtureOfProducts",
     "Product",
+    "Single",
     "posterior_at",
     "precision_pool",
 ]

@@ -231,6 +231,7 @@ class FuseMessenger(Messenger):
             masks = masks if masks.private is None else masks.private
             msg["infer"] = {**msg["infer"], "private_to": self.private[name]}  # type: ignore[typeddict-unknown-key]
         own = self.experts[name]
+        own.largest = masks.largest
         mask = torch.stack([masks.rows[m] for m in own.names])
         msg["fn"] = posterior_at(
             self.rules[name], msg["fn"], own, mask, component=components_wanted(), site=name

@@ -207,7 +207,7 @@ class EmbeddingEncoder(Configurable, nn.Module):
 
     def forward(
         self,
-        x: Tensor,  # shape: (*batch, *shape), integers; or (*batch, *shape, num_classes) one-hot
+        x: Tensor,  # shape: (*batch, *shape), class numbers; or (*batch, *shape, num_classes) one-hot
         mask: Tensor | None = None,  # shape: broadcastable to x, bool, True = observed
     ) -> TorchDistribution:  # batch_shape: batch, event_shape: (latent_dim,)
         batch = flatten_event(x, self.event_shape, "EmbeddingEncoder").shape[:-1]
@@ -223,6 +223,4 @@ class EmbeddingEncoder(Configurable, nn.Module):
     def _embed(self, x: Tensor) -> Tensor:
         if self.one_hot:
             return x.to(self.embedding.weight.dtype) @ self.embedding.weight
-        if x.is_floating_point():
-            raise TypeError(f"EmbeddingEncoder expects integers, got {x.dtype}. Fix: x.long(), or one_hot=True.")
-        return self.embedding(x.long())
+        return self.embedding(x.long())  # class numbers may come as floats, e.g. the constants of unobserved rows

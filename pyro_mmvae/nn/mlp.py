@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,9 @@ def positive_int(value: int, name: str) -> int:
 
     :raises ValueError: if it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-    return value
+    return int(value)
 
 
 def event_size(shape: int | Sequence[int], name: str = "shape") -> torch.Size:
@@ -35,7 +36,7 @@ def event_size(shape: int | Sequence[int], name: str = "shape") -> torch.Size:
 
     :raises ValueError: if a size is not a positive integer.
     """
-    sizes = [shape] if isinstance(shape, int) else list(shape)
+    sizes = list(shape) if isinstance(shape, Sequence) else [shape]
     return torch.Size([positive_int(size, f"every size in {name}") for size in sizes])
 
 
@@ -58,7 +59,7 @@ def mlp(
     :param hidden: widths of the hidden layers; empty for none.
     :raises ValueError: if a width is not positive or ``dropout`` is not in [0, 1).
     """
-    if isinstance(hidden, int):
+    if isinstance(hidden, Integral):
         raise ValueError(f"hidden is a sequence of widths, got {hidden!r}. Fix: hidden=({hidden},).")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must be in [0, 1), got {dropout!r}.")

@@ -3,10 +3,13 @@
 Layer: objectives, above guides. Objectives know stories only through traces and site metadata.
 """
 
+from pyro_mmvae.objectives.annealing import Annealed
 from pyro_mmvae.objectives.elbo import ELBO
+from pyro_mmvae.objectives.iwae import IWAE
 from pyro_mmvae.objectives.kl import known_kl
 from pyro_mmvae.objectives.objective import Objective
 from pyro_mmvae.objectives.subsets import (
+    AnyContained,
     Bernoulli,
     Complement,
     Context,
@@ -22,6 +25,9 @@ from pyro_mmvae.objectives.terms import Table, Term, Terms
 
 __all__ = [
     "ELBO",
+    "IWAE",
+    "Annealed",
+    "AnyContained",
     "Bernoulli",
     "Complement",
     "Context",

@@ -53,6 +53,12 @@ class Objective(PyroELBO, nn.Module):
         """Training steps done."""
         return self._clock
 
+    @property
+    def annealing_steps(self) -> int:
+        """Training steps until no weight changes any more; cyclical schedules never count as done."""
+        weights = [w for t in self.terms.terms for w in (t.weight, *_each(t.beta))]
+        return max((getattr(w, "steps", 0) for w in weights), default=0)
+
     def advance(self, steps: int = 1) -> None:
         """Tell the clock that training went on."""
         self._clock += steps
@@ -112,6 +118,10 @@ class Objective(PyroELBO, nn.Module):
 
     def _run(self, programs: Programs, table: Table, options: Options, experts: Any) -> Run:
         return run(programs, table, options, experts)
+
+
+def _each(beta: Any) -> list[Any]:
+    return list(beta.values()) if isinstance(beta, Mapping) else [beta]
 
 
 def _batch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:

@@ -142,6 +142,7 @@ class Programs:
             k = self.obs_mask.event_dims[m]
             if k and mask.shape[1:] != (1,) * k:
                 out[m] = out[m] & mask
+        out.largest = int(rows.sum(-1).max()) if rows.device.type == "cpu" else None
         if private is not None:
             out.private = self.masks(private)
         return out

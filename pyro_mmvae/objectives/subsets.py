@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_mmvae.masks import powerset, random_subsets, singletons
 
-__all__ = ["Bernoulli", "Complement", "Context", "Each", "Fixed", "Nothing", "Observed", "Only", "Powerset", "Random"]
+__all__ = ["AnyContained", "Bernoulli", "Complement", "Context", "Each", "Fixed", "Nothing", "Observed", "Only", "Powerset", "Random"]
 
 
 @dataclass
@@ -92,6 +92,10 @@ class Fixed:
                 raise ValueError(f"subsets: {list(subset)} is empty or has unknown names; known are {list(names)}.")
         return cls(tuple(tuple(m in subset for m in names) for subset in subsets))
 
+    def count(self, num_modalities: int) -> int:
+        """Number of subsets."""
+        return len(self.table)
+
     def __call__(self, context: Context) -> Tensor:  # shape: (S, B, M)
         return _rows(torch.tensor(self.table), context)
 
@@ -103,8 +107,32 @@ class Powerset:
     min_size: int = 1
     max_size: int | None = None
 
+    def count(self, num_modalities: int) -> int:
+        """Number of subsets."""
+        return len(powerset(num_modalities, min_size=self.min_size, max_size=self.max_size))
+
     def __call__(self, context: Context) -> Tensor:  # shape: (S, B, M)
         return _rows(powerset(len(context.names), min_size=self.min_size, max_size=self.max_size), context)
+
+
+@dataclass(frozen=True)
+class AnyContained:
+    """``k`` random subsets per sample, each uniform over those of ``subsets`` that the sample observes in full."""
+
+    subsets: Fixed | Powerset
+    k: int
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"number of random subsets: expected at least 1, got {self.k}.")
+
+    def __call__(self, context: Context) -> Tensor:  # shape: (k, B, M)
+        table = self.subsets(context)  # (S, B, M)
+        contained = (context.observed | ~table).all(-1)
+        score = torch.rand(self.k, *contained.shape).masked_fill(~contained, -1.0)
+        chosen = score.argmax(1)  # (k, B)
+        rows = table[chosen, torch.arange(table.shape[1])]
+        return rows & contained.any(0).unsqueeze(-1)
 
 
 @dataclass(frozen=True)

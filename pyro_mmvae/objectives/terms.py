@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +51,13 @@ class Term:
     detach: frozenset[Gate] = frozenset()
     subsets: Literal["intersect", "contained"] = "intersect"
     renormalize: bool = False
+
+    def describe(self) -> str:
+        """The row as the papers write it."""
+        target = "S" if self.target is None else _short(self.target)
+        prior = "p" if self.prior is None else f"q({_short(self.prior)})"
+        gates = f", detach {sorted(self.detach)}" if self.detach else ""
+        return f"{_short(self.weight)} T({_short(self.source)} -> {target} || {prior}), beta {_short(self.beta)}{gates}"
 
 
 @dataclass
@@ -243,6 +250,12 @@ def _repeated(blocks: list[_Block], weight: Tensor) -> Tensor:  # shape: (J, B),
     same = (key.unsqueeze(0) == key.unsqueeze(1)).all(-1) & (weight.unsqueeze(0) > 0)
     earlier = torch.ones(len(key), len(key)).tril(-1).bool().unsqueeze(-1)
     return (same & earlier).any(1)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{site or 'z'}: {_short(v)}" for site, v in value.items()) + "}"
+    return "w(O)" if getattr(value, "__name__", "") == "<lambda>" else str(value).removesuffix("()")
 
 
 def _number(value: Number, context: Context) -> Tensor:  # shape: (B,) or ()

@@ -18,7 +18,7 @@ from pyro_mmvae.objectives.kl import known_kl
 from pyro_mmvae.objectives.passes import Programs, Sites, canonical, sites_of
 from pyro_mmvae.objectives.terms import Gate, Table
 
-__all__ = ["Options", "Run", "run", "term_values"]
+__all__ = ["Options", "Run", "at_draws", "run", "term_values"]
 
 Hook = Callable[[str, Tensor], Tensor]
 
@@ -47,12 +47,14 @@ class Run:
     :ivar model: densities of the model's sites and of the scored modalities.
     :ivar divergence: latent site -> log q - log p, or the closed-form KL, ``(K or 1, U, B)``.
     :ivar prior_divergence: the same against r, for the terms that have one, ``(K or 1, J', B)``.
+    :ivar values: latent site -> the draws at which everything was evaluated, in the programs' own layout.
     """
 
     guide: Sites
     model: Sites
     divergence: dict[str, Tensor] = field(default_factory=dict)
     prior_divergence: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def outside(self) -> Tensor | float:
@@ -92,7 +94,7 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
         guide = sample(values)
     model = _score(programs, table, values, gate)
     analytic = options.analytic and not options.stop_q
-    out = Run(guide, model)
+    out = Run(guide, model, values=values)
     out.divergence = _divergences(guide, model, analytic and _same_order(guide, model), programs.nesting)
     if table.prior is not None:
         out.prior_divergence = _against_priors(programs, table, out, values, analytic, experts)
@@ -166,7 +168,7 @@ def _against_priors(
     out: dict[str, list[Tensor]] = {}
     together = [torch.arange(len(position))] if programs.vectorized else list(torch.arange(len(position)).split(1))
     for rows in together:
-        drawn = {s: _at_draws(z, done.guide.fns[s], position[rows], programs.nesting) for s, z in values.items()}
+        drawn = {s: at_draws(z, done.guide.fns[s], position[rows], programs.nesting) for s, z in values.items()}
         masks = programs.masks(table.prior[rows])
 
         def ask(masks: Any = masks, rows: Tensor = rows, drawn: Mapping[str, Tensor] = drawn) -> Sites:
@@ -187,7 +189,7 @@ def _against_priors(
     return {site: torch.cat(parts, 1) for site, parts in out.items()}
 
 
-def _at_draws(z: Tensor, fn: Any, position: Tensor, nesting: int) -> Tensor:
+def at_draws(z: Tensor, fn: Any, position: Tensor, nesting: int) -> Tensor:
     """Draws at the given positions of the terms dimension; a single draw serves all."""
     dim = nesting + 1 + len(fn.event_shape)
     z = z.reshape((1,) * (dim - z.dim()) + z.shape)

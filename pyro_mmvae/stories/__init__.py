@@ -5,16 +5,22 @@ Layer: stories, above handlers.
 
 from pyro_mmvae.stories.door import Door
 from pyro_mmvae.stories.observed import ObservedModel, data_plate, observe
+from pyro_mmvae.stories.priors import LaplacePrior, NormalPrior
 from pyro_mmvae.stories.registration import Registered, unregistered
+from pyro_mmvae.stories.shared import Shared, SharedPrivate
 from pyro_mmvae.stories.story import LatentSite, ModalitySite, Outline, Story, outline
 
 __all__ = [
     "Door",
+    "LaplacePrior",
     "LatentSite",
     "ModalitySite",
+    "NormalPrior",
     "ObservedModel",
     "Outline",
     "Registered",
+    "Shared",
+    "SharedPrivate",
     "Story",
     "data_plate",
     "observe",

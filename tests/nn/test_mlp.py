@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,6 +33,11 @@ def test_dropout_is_a_rate(dropout):
 def test_event_sizes(shape):
     with pytest.raises(ValueError, match="positive integer"):
         event_size(shape)
+
+
+def test_numpy_integers_are_integers():
+    assert event_size((np.int64(2), 3)) == event_size([2, np.int32(3)]) == (2, 3)
+    assert type(event_size(np.int64(2))[0]) is int and multiply_adds(mlp(np.int64(3), (np.int64(2),))) == 6
 
 
 def test_flatten_keeps_the_batch():

@@ -57,6 +57,8 @@ class PositiveParameter(PerFeature):
         fixed = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
         if not fixed and value not in ("learned", "predicted"):
             raise ValueError(f'{name} must be a positive number, {also}"learned" or "predicted", got {value!r}.')
+        if not 0 <= floor < init:
+            raise ValueError(f"{name}: floor must be at least 0 and below {init}, where it starts, got {floor!r}.")
         self.value, self.floor, self.init = value, floor, init
         self.num_raw = int(value == "predicted")
         self.log: nn.Parameter | None = None

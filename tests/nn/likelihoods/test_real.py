@@ -25,6 +25,12 @@ def test_learned_scale_starts_at_one_per_feature_and_keeps_its_floor():
     torch.testing.assert_close(lik(torch.zeros(2, 3)).base_dist.scale, torch.full((2, 3), 1e-3))
 
 
+@pytest.mark.parametrize("floor", [-1e-3, 1.0])
+def test_floor_lies_below_the_start(floor):
+    with pytest.raises(ValueError, match="Normal: scale: floor must be at least 0 and below 1"):
+        mmnn.Normal("learned", floor=floor)
+
+
 def test_student_needs_a_mean():
     for df in (1.0, 0.5, "predicted"):
         with pytest.raises(ValueError, match="df must be a number above 1"):

@@ -1,0 +1,70 @@
+"""Priors over a latent vector, with or without parameters of their own.
+
+Layer: stories.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+from pyro_mmvae.nn import Configurable
+
+__all__ = ["LaplacePrior", "NormalPrior"]
+
+
+class NormalPrior(Configurable, nn.Module):
+    r"""
+    :math:`p(z) = \mathcal{N}(\mu, \mathrm{diag}\, \sigma^2)`, standard unless ``learn``.
+
+    Example::
+
+        >>> NormalPrior(3)().event_shape
+        torch.Size([3])
+
+    :param latent_dim: size of z.
+    :param learn: whether location and standard deviation are parameters (starting at 0 and 1).
+    """
+
+    def __init__(self, latent_dim: int, *, learn: bool = False) -> None:
+        super().__init__()
+        self.learn = learn
+        for name in ("loc", "log_scale"):
+            value = torch.zeros(latent_dim)
+            setattr(self, name, nn.Parameter(value)) if learn else self.register_buffer(name, value)
+
+    def forward(self) -> Any:  # event_shape: (D,)
+        return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
+
+
+class LaplacePrior(Configurable, nn.Module):
+    r"""
+    :math:`p(z) = \mathrm{Laplace}(0, b)` with :math:`b = D \, \mathrm{softmax}(\eta)`, whose mean is always 1 [1].
+
+    Example::
+
+        >>> float(LaplacePrior(4)().base_dist.scale.mean())
+        1.0
+
+    :param latent_dim: size of z.
+    :param learn: whether :math:`\eta` is a parameter (starting at 0: all scales 1).
+
+    [1] *Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models*, Shi, Siddharth, Paige and
+    Torr, NeurIPS 2019, arXiv:1911.03393; the parametrization is that of the published code.
+    """
+
+    def __init__(self, latent_dim: int, *, learn: bool = True) -> None:
+        super().__init__()
+        self.learn = learn
+        value = torch.zeros(latent_dim)
+        if learn:
+            self.logits = nn.Parameter(value)
+        else:
+            self.register_buffer("logits", value)
+
+    def forward(self) -> Any:  # event_shape: (D,)
+        scale = self.logits.softmax(-1) * self.logits.shape[-1]
+        return dist.Laplace(torch.zeros_like(scale), scale).to_event(1)

@@ -1,0 +1,160 @@
+"""One training step: loss, gradients, the check that they are finite, clipping, the optimizer.
+
+Layer: training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from pyro_mmvae.training.diverged import Cause, TrainingDiverged, find_cause, gradient_cause
+from pyro_mmvae.training.history import State
+from pyro_mmvae.training.rng import get_states, preserved, set_states
+
+__all__ = ["Step", "default_optimizer", "loss_and_grads", "rows_stood_for"]
+
+#: Devices whose torch build has a fused Adam.
+FUSED = ("cpu", "cuda")
+
+
+def rows_stood_for(vae: Any, data: Mapping[str, Tensor]) -> int:
+    """The rows that a batch's loss is the loss of: its own, or all, where the plate scales it up to the data set."""
+    size = getattr(vae.model, "size", None)
+    return next(iter(data.values())).shape[0] if size is None else int(size)
+
+
+def loss_and_grads(vae: Any, data: Mapping[str, Tensor], obs_mask: Mapping[str, Tensor]) -> Tensor:  # shape: ()
+    """
+    The loss per row of a batch, in nats, its gradient added to that of the parameters.
+
+    :param vae: has ``model``, ``guide`` and ``objective``.
+    :param data: a batch, prepared or not.
+    """
+    loss = vae.objective.differentiable_loss(vae.model, vae.guide, data, obs_mask) / rows_stood_for(vae, data)
+    if loss.requires_grad:  # not where nothing is observed in the whole batch
+        loss.backward()
+    return loss.detach()
+
+
+def default_optimizer(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """Adam, fused where all parameters are real and lie on one device that can."""
+    known = list(parameters)
+    devices = {p.device for p in known}
+    fused = len(devices) == 1 and devices.pop().type in FUSED and all(p.is_floating_point() for p in known)
+    return torch.optim.Adam(known, lr=lr, fused=fused)
+
+
+class Step:
+    """
+    ``step(data, obs_mask) -> loss``: one update of the parameters.
+
+    A loss or gradient that is not finite raises before anything is updated. Looking costs one wait for the device per
+    step, after the backward pass, for the loss and the norm of the gradient together.
+
+    :param run: the optimizer is applied to ``run.vae``; ``run.step`` counts.
+    :param clip_norm: largest 2-norm of the whole gradient, or None.
+    :param loss_and_grads: computes a batch's loss and adds its gradients.
+    """
+
+    def __init__(
+        self,
+        run: State,
+        clip_norm: float | None,
+        device: torch.device,
+        loss_and_grads: Callable[..., Tensor] = loss_and_grads,
+    ) -> None:
+        self.run, self.clip_norm, self.device = run, clip_norm, device
+        self.loss_and_grads = loss_and_grads
+        self.parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+        self.buffers = _Buffers(run.vae)
+        self.advance = getattr(run.vae.objective, "advance", None)
+        self.first = True
+
+    def __call__(self, data: Mapping[str, Tensor], obs_mask: Mapping[str, Tensor]) -> float:
+        run, start = self.run, get_states(self.device)
+        self.buffers.save()
+        run.optimizer.zero_grad()
+        try:
+            with _Params(run.vae) if self.first else nullcontext():
+                loss = self.loss_and_grads(run.vae, data, obs_mask)
+        except (ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation meets NaN before the loss does
+            cause = self._cause(start, data, obs_mask)
+            if cause is None:
+                raise
+            raise self._diverged("the loss cannot be computed", cause) from error
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        norm = get_total_norm(grads) if grads else torch.zeros_like(loss)
+        value, size = torch.stack([loss, norm.to(loss)]).tolist()
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value}", self._cause(start, data, obs_mask))
+        if not math.isfinite(size):
+            bad = gradient_cause(run.vae)
+            if bad is not None:  # else all are finite and only the sum of their squares is not
+                raise self._diverged(f"the loss is {value:.6g}", bad)
+        if self.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+        run.optimizer.step()
+        if self.advance is not None:
+            self.advance()
+        self.first = False
+        run.step += 1
+        return value
+
+    def _cause(self, start: dict[str, Tensor], data: Any, obs_mask: Any) -> Cause | None:
+        with preserved(self.device):
+            set_states(start, self.device)
+            return find_cause(self.run.vae, data, obs_mask)
+
+    def _diverged(self, what: str, cause: Cause | None) -> TrainingDiverged:
+        self.run.optimizer.zero_grad()
+        self.buffers.restore()
+        return TrainingDiverged(what, self.run.step + 1, self.run.epoch, cause)
+
+
+class _Buffers:
+    """Copies of a module's buffers (running statistics), renewed only where they were written to."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.copies: dict[str, tuple[Tensor, int, Tensor]] = {}
+
+    def save(self) -> None:
+        for name, buffer in self.module.named_buffers():
+            known = self.copies.get(name)
+            if known is None or known[0] is not buffer or known[1] != buffer._version:
+                self.copies[name] = buffer, buffer._version, buffer.clone()
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for name, buffer in self.module.named_buffers():
+                if name in self.copies:
+                    buffer.copy_(self.copies[name][2])
+
+
+class _Params(Messenger):
+    """Refuse ``pyro.param`` statements whose values are no parameters of the vae: they would not be trained."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.known = {id(p) for p in vae.parameters()}
+
+    def _pyro_post_param(self, msg: Message) -> None:
+        value = msg["value"]
+        leaf = value.unconstrained() if hasattr(value, "unconstrained") else value
+        if leaf is None or id(leaf) in self.known or not leaf.requires_grad:
+            return
+        raise TypeError(
+            f"parameter {msg['name']!r} comes from Pyro's param store and is none of the vae's own, so that it would "
+            "not be trained. Try one of the following fixes:\n1. nn.Parameter or PyroParam attributes of the story's "
+            "or guide's module\n2. pyro.clear_param_store(), if another model left a parameter of this name\n"
+            "3. pyro.infer.SVI in place of fit"
+        )

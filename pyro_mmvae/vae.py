@@ -1,0 +1,123 @@
+"""A multimodal VAE: a model, a guide, an objective, and the verbs on top of them.
+
+Layer: vae, above inference and training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor, nn
+
+from pyro_mmvae import inference
+from pyro_mmvae.nn import default_networks
+from pyro_mmvae.objectives import ELBO
+
+__all__ = ["MultimodalVAE"]
+
+Masks = Mapping[str, Tensor | None] | None
+Names = Collection[str] | None
+
+
+class MultimodalVAE(nn.Module):
+    """
+    A Pyro model, a guide that answers every mask, and an objective.
+
+    All verbs take data in which anything may be missing; ``given`` restricts what they condition on, ``target``
+    what they compute. They are thin: each calls the function of the same name in :mod:`pyro_mmvae.inference`, which
+    works for any pair of programs.
+
+    Example::
+
+        >>> import pyro, pyro.distributions as dist
+        >>> import pyro_mmvae as mm
+        >>> def story():
+        ...     z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...     pyro.sample("x", dist.Normal(z, 1.0).to_event(1))
+        >>> model = mm.observe(story, ("x",))
+        >>> vae = MultimodalVAE(model, mm.guides.Product(model, {"x": mm.nn.MLPEncoder(2, 2)}))
+        >>> vae.posterior({"x": torch.zeros(3, 2)}).mean.shape
+        torch.Size([3, 2])
+
+    :param model: ``model(data, obs_mask, n)``, made by :func:`pyro_mmvae.observe`.
+    :param guide: ``guide(data, obs_mask)``, a library guide or any Pyro guide.
+    :param objective: a ``pyro.infer.ELBO``; default: :class:`pyro_mmvae.ELBO`.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        objective: PyroELBO | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.guide = model, guide
+        self.objective = ELBO() if objective is None else objective
+        self.notes: dict[str, str] = {}
+
+    @classmethod
+    def for_data(cls, data: Any, latent_dim: int, obs_mask: Masks = None, **options: Any) -> MultimodalVAE:
+        """
+        Default networks and likelihoods, picked from the data; ``vae.notes`` says which and why.
+
+        :param data: a dataset, or modality -> Tensor.
+        :param latent_dim: size of the shared latent.
+        :param options: options of the method.
+        """
+        if cls is MultimodalVAE:
+            raise TypeError("for_data needs a method. Fix: e.g. pyro_mmvae.MVAE.for_data(data, latent_dim=16).")
+        modalities = getattr(data, "modalities", None)
+        tensors = data if modalities is None else {m: data.data[m] for m in modalities}
+        masks = obs_mask if modalities is None else data.obs_mask
+        encoders, decoders, notes = default_networks(tensors, latent_dim, obs_mask=masks)
+        vae = cls(encoders, decoders, latent_dim=latent_dim, **options)  # type: ignore[call-arg]
+        vae.notes = notes
+        return vae
+
+    def posterior(self, data: Any = None, obs_mask: Masks = None, **options: Any) -> Any:
+        """q(z | x_given), see :func:`pyro_mmvae.inference.posterior`."""
+        return inference.posterior(self.model, self.guide, data, obs_mask, **options)
+
+    def predict(self, data: Any = None, obs_mask: Masks = None, **options: Any) -> dict[str, Tensor]:
+        """Draws of every modality from p(x | z), z ~ q(z | x_given), see :func:`pyro_mmvae.inference.predict`."""
+        return inference.predict(self.model, self.guide, data, obs_mask, **options)
+
+    def impute(self, data: Any = None, obs_mask: Masks = None, **options: Any) -> dict[str, Tensor]:
+        """As :meth:`predict`, observed entries kept, see :func:`pyro_mmvae.inference.impute`."""
+        return inference.impute(self.model, self.guide, data, obs_mask, **options)
+
+    def generate(self, n: int, **options: Any) -> dict[str, Tensor]:
+        """Draws of every modality from the prior, see :func:`pyro_mmvae.inference.generate`."""
+        return inference.generate(self.model, self.guide, n, **options)
+
+    def decode(self, z: Tensor | Mapping[str, Tensor], **options: Any) -> dict[str, Any]:
+        """Likelihoods p(x | z), see :func:`pyro_mmvae.inference.decode`."""
+        return inference.decode(self.model, z, **options)
+
+    def log_likelihood(self, data: Any = None, obs_mask: Masks = None, **options: Any) -> Any:
+        """log p(x_O), or log p(x_target | x_given), nats, see :func:`pyro_mmvae.inference.log_likelihood`."""
+        return inference.log_likelihood(self.model, self.guide, data, obs_mask, **options)
+
+    def to_inference_data(self, data: Any = None, obs_mask: Masks = None, **options: Any) -> Any:
+        """An ArviZ InferenceData, see :func:`pyro_mmvae.inference.to_inference_data`."""
+        return inference.to_inference_data(self.model, self.guide, data, obs_mask, **options)
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.parameters())
+        lines = [f"{type(self).__name__} ({count:,} parameters)"]
+        modalities = getattr(self.model, "modalities", None)
+        if modalities is not None:
+            story = self.model.story.program  # type: ignore[union-attr]
+            lines.append(f"  story: {type(story).__name__} of {', '.join(modalities)}")
+        for site, rule in getattr(self.guide, "fusion", {}).items():
+            lines.append(f"  guide: {site} by {type(rule).__name__}({rule.extra_repr()})")
+        if not hasattr(self.guide, "fusion"):
+            lines.append(f"  guide: {type(self.guide).__name__}")
+        extra = getattr(self.objective, "extra_repr", lambda: "")()
+        lines.append(f"  objective: {type(self.objective).__name__}({extra})")
+        terms = getattr(self.objective, "terms", None)
+        lines += [f"    {term.describe()}" for term in terms.terms] if terms is not None else []
+        lines += [f"  {name}: {note}" for name, note in self.notes.items()]
+        return "\n".join(lines)
