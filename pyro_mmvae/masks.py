@@ -236,7 +236,7 @@ def restrict(obs_mask: ObsMask, names: Iterable[str]) -> ObsMask:
 
 def singletons(num_modalities: int) -> Tensor:  # shape: (M, M), bool
     """One row per modality, observing it alone."""
-    return torch.eye(num_modalities, dtype=torch.bool)
+    return torch.eye(num_modalities, dtype=torch.bool, device="cpu")
 
 
 def powerset(num_modalities: int, *, min_size: int = 1, max_size: int | None = None) -> Tensor:  # shape: (S, M), bool
@@ -250,7 +250,7 @@ def powerset(num_modalities: int, *, min_size: int = 1, max_size: int | None = N
     """
     largest = num_modalities if max_size is None else max_size
     rows = [c for k in range(min_size, largest + 1) for c in combinations(range(num_modalities), k)]
-    table = torch.zeros(len(rows), num_modalities, dtype=torch.bool)
+    table = torch.zeros(len(rows), num_modalities, dtype=torch.bool, device="cpu")
     for i, members in enumerate(rows):
         table[i, list(members)] = True
     return table
@@ -276,4 +276,4 @@ def random_subsets(
             f"random subsets: k = {k}, but {num_modalities} modalities have {len(table)} subsets of {min_size} to "
             f"{largest} members. Fix: 0 <= k <= {len(table)}."
         )
-    return table[torch.randperm(len(table), generator=generator)[:k]]
+    return table[torch.randperm(len(table), generator=generator, device="cpu")[:k]]

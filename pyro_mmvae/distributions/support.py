@@ -36,15 +36,15 @@ def fill_value(
     """
     base = base_support(support)
     if base in (constraints.real, constraints.boolean, constraints.nonnegative_integer, constraints.real_vector):
-        return torch.tensor(0.0)
+        return torch.tensor(0.0, device="cpu")
     if base in (constraints.positive, constraints.nonnegative, constraints.positive_integer):
-        return torch.tensor(1.0)
+        return torch.tensor(1.0, device="cpu")
     if base is constraints.one_hot:
-        value = torch.zeros(event_shape[-1:])
+        value = torch.zeros(event_shape[-1:], device="cpu")
         value[0] = 1.0
         return value
     if base is constraints.simplex:
-        return torch.full(event_shape[-1:], 1.0 / event_shape[-1])
+        return torch.full(event_shape[-1:], 1.0 / event_shape[-1], device="cpu")
     if hasattr(base, "lower_bound") and hasattr(base, "upper_bound"):
         low, high = torch.as_tensor(base.lower_bound), torch.as_tensor(base.upper_bound)
         return low.max().to(torch.get_default_dtype()) if base.is_discrete else (low.max() + high.min()) / 2
@@ -53,7 +53,7 @@ def fill_value(
         return low.to(torch.get_default_dtype()) + (0.0 if base.is_discrete else 1.0)
     if hasattr(base, "upper_bound"):
         return torch.as_tensor(base.upper_bound).min().to(torch.get_default_dtype()) - 1.0
-    value = torch.zeros(event_shape)
+    value = torch.zeros(event_shape, device="cpu")
     if bool(torch.as_tensor(support.check(value)).all()):
         return value
     raise NotImplementedError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import fill_value, map_params
-from pyro_mmvae.handlers.observe import GATHER_WORK
+from pyro_mmvae.handlers.observe import GATHER_WORK, all_rows_wanted
 
 __all__ = ["encode_rows", "network_cost", "takes_mask"]
 
@@ -52,6 +52,8 @@ def encode_rows(
     :raises ValueError: if the expert's batch shape is not ``(B,)``.
     """
     count = x.shape[0]
+    if all_rows_wanted():
+        return _call(encoder, name, x, mask.expand_as(x) if with_mask else None)
     if index is None:
         index = rows.nonzero().squeeze(-1)
     saved = count - index.numel()

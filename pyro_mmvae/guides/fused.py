@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 
 from pyro_mmvae import fusion as fusions
 from pyro_mmvae.fusion import Experts, Fusion, posterior_at
 from pyro_mmvae.guides.component import components_wanted
 from pyro_mmvae.guides.encode import encode_rows, network_cost, takes_mask
-from pyro_mmvae.masks import Data, ObsMask
+from pyro_mmvae.guides.enumerated import Enumerated
+from pyro_mmvae.masks import Data, ObsMask, fill
 from pyro_mmvae.nn import NamedModules
-from pyro_mmvae.stories import ObservedModel, Registered, data_plate, observe
+from pyro_mmvae.stories import ObservedModel, Outline, Registered, data_plate, observe
 
 __all__ = ["Fused", "Product"]
 
@@ -31,8 +33,9 @@ class Fused(nn.Module):
     The guide ``guide(data, obs_mask)``: q(z | x_S) for any set S of observed modalities.
 
     It re-runs the story's latent sites and fuses, at each, the experts of the observed modalities with the site's
-    own prior. Modality sites are not run. Latents without encoders keep their prior; private latents listen to their
-    own modality.
+    own prior. Modality sites are not run. Latents without encoders keep their prior, but for sites that the story marks
+    ``infer={"enumerate": "parallel"}``: those are left to ``TraceEnum_ELBO``, and later latents see the marginal over
+    their values. Private latents listen to their own modality.
 
     .. math:: q(z_{1:L} \mid x_S) = \prod_l \mathrm{fuse}\bigl(p(z_l \mid z_{<l}), \{q(z_l \mid x_m)\}_{m \in S}\bigr)
 
@@ -114,9 +117,8 @@ class Fused(nn.Module):
         if experts is None:
             experts = self.encode(data, obs_mask)
         given = {name: data[name] for name in model.covariates if name in data}
-        latents = model.door.outline(given).latents
         device = next(iter(data.values())).device
-        fuse = FuseMessenger(self.fusion, experts, obs_mask, model.modalities, model.private, last=next(reversed(latents), None))
+        fuse = FuseMessenger(self.fusion, experts, data, obs_mask, model.door.outline(given), model.private)
         try:
             with data_plate(data.size, model.size, device), fuse:
                 model.story(**given)
@@ -158,7 +160,8 @@ def _only_latent(model: ObservedModel) -> str:
             "encoders: the story takes covariates, so its latent sites are not known before data comes. Fix: name "
             "the site, encoders={'z': {modality: encoder}}."
         )
-    latents = [site for site in model.door.outline().latents if site not in model.private]
+    sites = model.door.outline().latents
+    latents = [site for site, latent in sites.items() if site not in model.private and not latent.enumerated]
     if len(latents) != 1:
         raise ValueError(
             f"encoders: the story has {len(latents)} shared latents, {latents}. Fix: name them, "
@@ -203,29 +206,45 @@ class _LatentsDone(Exception):
 
 
 class FuseMessenger(Messenger):
-    """Replace each latent's prior by its fused posterior, skip modality sites, leave after the last latent."""
+    """
+    Replace each latent's prior by its fused posterior, skip modality sites, leave after the last latent.
+
+    Enumerated latents without experts are not sampled: later latents see the marginal over their values.
+    """
 
     def __init__(
         self,
         rules: Mapping[str, Fusion] | NamedModules,
         experts: Mapping[str, Experts],
+        data: Data,
         obs_mask: ObsMask,
-        modalities: tuple[str, ...],
+        outline: Outline,
         private: Mapping[str, str],
-        last: str | None,
     ) -> None:
         super().__init__()
-        self.rules, self.experts, self.obs_mask = rules, experts, obs_mask
-        self.modalities, self.private, self.last = frozenset(modalities), private, last
+        self.rules, self.experts, self.data, self.obs_mask = rules, experts, data, obs_mask
+        self.modalities, self.private = outline.modalities, private
+        hidden = {site for site, latent in outline.latents.items() if latent.enumerated and site not in experts}
+        self.last = next((site for site in reversed(outline.latents) if site not in hidden), None)
+        self.enumerated = Enumerated(outline.nesting)
 
     def _pyro_sample(self, msg: Message) -> None:
         name = msg["name"]
-        if name in self.modalities and not msg["is_observed"]:
-            msg["value"] = torch.zeros(msg["fn"].shape())
+        if isinstance(msg["fn"], _Subsample):
+            return
+        if msg["is_observed"]:
+            msg["stop"] = True  # a factor of the story: the model's, not the guide's
+        elif name in self.modalities:
+            msg["value"] = fill(self.data[name], self.obs_mask[name], self.modalities[name].fill)
             msg["done"] = msg["stop"] = True
-            return
-        if name not in self.experts:
-            return
+        elif name not in self.experts and msg["infer"].get("enumerate") is not None:
+            self.enumerated.hide(msg)
+        else:
+            msg["fn"] = self.enumerated.prior(name, msg["fn"])
+            if name in self.experts:
+                self._fuse(msg, name)
+
+    def _fuse(self, msg: Message, name: str) -> None:
         masks = self.obs_mask
         if name in self.private:
             masks = masks if masks.private is None else masks.private
@@ -238,5 +257,7 @@ class FuseMessenger(Messenger):
         )
 
     def _pyro_post_sample(self, msg: Message) -> None:
-        if msg["name"] == self.last:
+        name = msg["name"]
+        self.enumerated.drawn(name, msg["value"])
+        if name == self.last:
             raise _LatentsDone

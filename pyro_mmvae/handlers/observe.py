@@ -5,7 +5,9 @@ Layer: handlers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from pyro import poutine
@@ -18,10 +20,28 @@ from pyro_mmvae.distributions import Lazy, Scored, fill_value, mask_event
 from pyro_mmvae.handlers.score import Target, target_of
 from pyro_mmvae.masks import Data, ObsMask, check_mask, fill, observed_rows
 
-__all__ = ["GATHER_WORK", "ObserveMessenger", "observe"]
+__all__ = ["GATHER_WORK", "ObserveMessenger", "all_rows_wanted", "dense_rows", "observe"]
 
 #: Multiply-adds that leaving rows out must save before rows are gathered: below, copying costs more than it saves.
 GATHER_WORK = 4_000_000
+
+
+_DENSE: ContextVar[bool] = ContextVar("dense", default=False)
+
+
+@contextmanager
+def dense_rows() -> Iterator[None]:
+    """Networks run on all rows: no shape depends on what is observed."""
+    token = _DENSE.set(True)
+    try:
+        yield
+    finally:
+        _DENSE.reset(token)
+
+
+def all_rows_wanted() -> bool:
+    """Whether :func:`dense_rows` is on."""
+    return _DENSE.get()
 
 
 class ObserveMessenger(Messenger):
@@ -119,16 +139,22 @@ def _scores(
 ) -> Tensor:  # shape: (*batch,)
     """Log-densities of the scored rows; the network sees those rows, or all of them where gathering costs more."""
     index = None if target is None else target.index
-    exact = target is None or target.exact
-    if index is None:
+    if index is None and not _DENSE.get():
         index = rows.reshape(-1).nonzero().squeeze(-1)
-    total = torch.broadcast_shapes(fn.batch_shape, rows.shape).numel()
-    saved = total - index.numel() * (total // max(rows.numel(), 1))
-    if index.numel() and (saved == 0 or (fn.cost is not None and saved * fn.cost < GATHER_WORK)):
+    if index is None or not _worth_gathering(fn, rows, index):
         likelihood = fn if features is None else mask_event(fn.dense(), features, name)
         return torch.where(rows, likelihood.log_prob(value), 0.0)
     scores = fn.score(value, rows, features=features, index=index, name=name)
-    return scores if exact else torch.where(rows, scores, 0.0)
+    return scores if target is None or target.exact else torch.where(rows, scores, 0.0)
+
+
+def _worth_gathering(fn: Lazy, rows: Tensor, index: Tensor) -> bool:
+    """Whether running the rows of ``index`` alone saves more than copying them costs."""
+    if _DENSE.get() or index.numel() == 0:
+        return True
+    total = torch.broadcast_shapes(fn.batch_shape, rows.shape).numel()
+    saved = total - index.numel() * (total // max(rows.numel(), 1))
+    return saved > 0 and (fn.cost is None or saved * fn.cost >= GATHER_WORK)
 
 
 def _reparametrized(name: str, fn: TorchDistribution) -> Tensor:

@@ -30,6 +30,7 @@ from pyro_mmvae.stories import data_plate
 __all__ = ["draw_discrete", "encode", "local_latents", "log_joint", "log_proposal", "outer_form", "run_guide", "run_model"]
 
 Site = dict[str, Any]
+Draws = int | tuple[int, ...] | None  # None: no plate of draws; a tuple: one plate per entry, right left of the story's
 
 
 class _Evaluate(ObserveMessenger):
@@ -45,12 +46,14 @@ class _Evaluate(ObserveMessenger):
 
 
 @contextmanager
-def _plates(batch: Batch, draws: int | None) -> Iterator[None]:
+def _plates(batch: Batch, draws: Draws) -> Iterator[None]:
     """The plate of draws, around everything: a site outside the plate ``data`` is drawn once per particle."""
-    if draws is None:
-        yield
-        return
-    with pyro.plate("particles", draws, dim=-batch.nesting - 2):
+    with ExitStack() as stack:
+        if isinstance(draws, int):
+            stack.enter_context(pyro.plate("particles", draws, dim=-batch.nesting - 2))
+        elif draws is not None:
+            for i, size in enumerate(reversed(draws)):
+                stack.enter_context(pyro.plate(f"particles_{i}", size, dim=-batch.nesting - 1 - i))
         yield
 
 
@@ -63,7 +66,7 @@ def encode(batch: Batch, masks: ObsMask) -> Any:
 def run_guide(
     batch: Batch,
     masks: ObsMask,
-    draws: int | None,
+    draws: Draws,
     experts: Any = None,
     values: Mapping[str, Tensor] | None = None,
 ) -> Trace:
@@ -87,7 +90,7 @@ def run_model(
     batch: Batch,
     masks: ObsMask,
     values: Mapping[str, Tensor],
-    draws: int | None,
+    draws: Draws,
     *,
     feeding: Collection[str] = (),
     outer: Messenger | None = None,

@@ -21,7 +21,8 @@ from pyro_mmvae.objectives.subsets import (
     Powerset,
     Random,
 )
-from pyro_mmvae.objectives.terms import Table, Term, Terms
+from pyro_mmvae.objectives.table import Table, Terms
+from pyro_mmvae.objectives.term import Term
 
 __all__ = [
     "ELBO",

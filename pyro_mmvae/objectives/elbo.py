@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_mmvae.objectives.objective import Objective
 from pyro_mmvae.objectives.passes import Programs
-from pyro_mmvae.objectives.terms import Table, Terms
+from pyro_mmvae.objectives.table import Table, Terms
 from pyro_mmvae.objectives.values import Options, term_values
 
 __all__ = ["ELBO"]
@@ -64,11 +64,11 @@ class ELBO(Objective):
         return f"num_particles={self.num_particles}, kl={self.kl!r}, gradient={self.gradient!r}"
 
     def _reduce(
-        self, programs: Programs, parts: list[tuple[Table, Tensor]], experts: Any
+        self, programs: Programs, parts: list[Table], experts: Any
     ) -> tuple[Tensor, Tensor | float, float]:
         options = Options(analytic=self.kl == "analytic", stop_q=self.gradient == "stl")
         total: Tensor | float = 0.0
-        for table, _ in parts:
+        for table in parts:
             done = self._run(programs, table, options, experts)
             value = term_values(table, done, programs.names, programs.data.size)
             value = value[0] if value.shape[0] == 1 else value.mean(0)

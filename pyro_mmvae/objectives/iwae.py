@@ -15,7 +15,7 @@ from pyro_mmvae.objectives.gradients import Alias, mixture_dreg
 from pyro_mmvae.objectives.log_weights import LogWeights, log_weights
 from pyro_mmvae.objectives.objective import Objective
 from pyro_mmvae.objectives.passes import Programs
-from pyro_mmvae.objectives.terms import Table, Terms
+from pyro_mmvae.objectives.table import Table, Terms
 from pyro_mmvae.objectives.values import Options, Run
 
 __all__ = ["IWAE"]
@@ -87,7 +87,7 @@ class IWAE(Objective):
         return f"num_particles={self.num_particles}, {own}"
 
     def _reduce(
-        self, programs: Programs, parts: list[tuple[Table, Tensor]], experts: Any
+        self, programs: Programs, parts: list[Table], experts: Any
     ) -> tuple[Tensor, Tensor | float, float]:
         if self.bound == "tight" and len(parts) > 1:
             raise NotImplementedError(
@@ -95,7 +95,7 @@ class IWAE(Objective):
                 "masks with leading dimensions. Fix: bound='looser'."
             )
         total: Tensor | float = 0.0
-        for table, _ in parts:
+        for table in parts:
             value, done = self._part(programs, table, experts)
             total = total + value
         return total, done.outside, done.model.scale  # type: ignore[return-value]
@@ -117,7 +117,7 @@ class IWAE(Objective):
         bound = self._bound(weights)
         if alias is None:
             return bound, done
-        if table.draw.tolist() != list(range(len(table.source))):
+        if not table.structure.one_to_one:
             raise NotImplementedError(f"gradient={self.gradient!r} needs one term per draw. Fix: gradient='path'.")
         if self.gradient == "dreg_mixture":
             surrogate = mixture_dreg(weights, alias, done)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_mmvae.objectives.gates import with_parameters_detached
 from pyro_mmvae.objectives.passes import Programs, sites_of
-from pyro_mmvae.objectives.terms import Table
+from pyro_mmvae.objectives.table import Table
 from pyro_mmvae.objectives.values import Run, at_draws, term_values
 
 __all__ = ["LogWeights", "log_weights"]
@@ -52,7 +52,7 @@ def log_weights(
     """
     log_rho = None
     if mixture:
-        if table.draw.tolist() != list(range(len(table.source))):
+        if not table.structure.one_to_one:
             raise NotImplementedError("density='mixture' needs one term per draw. Fix: a table of single components.")
         shared = [site for site in done.guide.fns if site not in done.guide.private_to]
         cross = _cross_densities(programs, table, done, values, shared, stop_q, experts)  # (K, J, L, B)
@@ -84,15 +84,15 @@ def _cross_densities(
     experts: Any,
 ) -> Tensor:  # shape: (K, J, L, B)
     """log q_l(z_j) for all pairs, by one run of the guide on J * L rows."""
-    count = len(table.source)
+    count = len(table.structure.gates)
     if not programs.vectorized:
         raise NotImplementedError(
             "density='mixture' needs a guide that answers masks with leading dimensions, such as those of "
             "pyro_mmvae.guides."
         )
-    position = torch.arange(count).repeat_interleave(count)
+    position = torch.arange(count, device="cpu").repeat_interleave(count)
     drawn = {s: at_draws(z, done.guide.fns[s], position, programs.nesting) for s, z in values.items()}
-    masks = programs.masks(table.source.repeat(count, 1, 1), table.private.repeat(count, 1, 1))
+    masks = programs.masks(table.source.repeat(count, 1, 1), largest=table.structure.largest[0])
     if stop_q and experts is not None:
         experts = {site: e.detach() for site, e in experts.items()}
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from pyro_mmvae.objectives.passes import Programs
 from pyro_mmvae.objectives.prepare import prepare
 from pyro_mmvae.objectives.subsets import Context
-from pyro_mmvae.objectives.terms import Table, Term, Terms
+from pyro_mmvae.objectives.table import Table, Terms
+from pyro_mmvae.objectives.term import Term
 from pyro_mmvae.objectives.values import Options, Run, run
 
 __all__ = ["Objective"]
@@ -70,7 +71,7 @@ class Objective(PyroELBO, nn.Module):
 
     @abstractmethod
     def _reduce(
-        self, programs: Programs, parts: list[tuple[Table, Tensor]], experts: Any
+        self, programs: Programs, parts: list[Table], experts: Any
     ) -> tuple[Tensor, Tensor | float, float]:
         """Objective per sample ``(B,)``, the single part outside the plate (both maximized), the plate's scale."""
 
@@ -79,22 +80,34 @@ class Objective(PyroELBO, nn.Module):
         observed = torch.stack([programs.obs_mask.rows[m].cpu() for m in programs.names], -1)
         return self.terms.table(Context(observed, programs.names, self.step, self.training))
 
-    def _evaluate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Tensor, Any, float]:
-        programs = prepare(model, guide, *_batch(args, kwargs), self.num_particles)
+    def programs(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Programs:
+        """Both programs on one prepared batch, given as ``data, obs_mask, n``."""
+        return prepare(model, guide, *_batch(args, kwargs), self.num_particles)
+
+    def evaluate(self, programs: Programs, table: Table) -> tuple[Tensor, Any, float]:
+        """
+        Objective per sample, the part outside the plate, the plate's scale: a function of the tensors in its
+        arguments and of the parameters.
+        """
+        guide = programs.guide
         experts = guide.encode(programs.data, programs.obs_mask) if hasattr(guide, "encode") else None
-        table = self.table(programs)
-        value, outside, scale = self._reduce(programs, _parts(programs, table), experts)
-        return value, outside, scale
+        return self._reduce(programs, _parts(programs, table), experts)
+
+    def loss_of(self, programs: Programs, table: Table) -> Tensor:  # shape: ()
+        """Minus the objective, summed over the plate ``data`` and scaled as Pyro does."""
+        value, outside, scale = self.evaluate(programs, table)
+        total = value.sum() if scale == 1.0 else value.sum() * scale
+        return -(total + outside)
 
     def per_sample(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:  # shape: (B,)
         """The objective of each sample, in nats, without the scale of the plate and without global sites."""
-        return self._evaluate(model, guide, args, kwargs)[0]
+        programs = self.programs(model, guide, *args, **kwargs)
+        return self.evaluate(programs, self.table(programs))[0]
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the objective, summed over the plate ``data`` and scaled as Pyro does; call ``backward`` on it."""
-        value, outside, scale = self._evaluate(model, guide, args, kwargs)
-        total = value.sum() if scale == 1.0 else value.sum() * scale
-        return -(total + outside)
+        programs = self.programs(model, guide, *args, **kwargs)
+        return self.loss_of(programs, self.table(programs))
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, for evaluation; the clock stands still."""
@@ -134,14 +147,10 @@ def _batch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, 
     return given.get("data"), given.get("obs_mask"), given.get("n")
 
 
-def _parts(programs: Programs, table: Table) -> list[tuple[Table, Tensor]]:
+def _parts(programs: Programs, table: Table) -> list[Table]:
     """Draws that run together: all of them, one by one (a guide written by hand), or by gate."""
-    count = len(table.source)
-    if programs.vectorized:
-        groups: dict[Any, list[int]] = {}
-        for u, gate in enumerate(table.gates):
-            groups.setdefault(gate, []).append(u)
-        draws = [torch.tensor(g) for g in groups.values()]
-    else:
-        draws = list(torch.arange(count).split(1))
-    return [(table, torch.arange(len(table.draw)))] if len(draws) == 1 else [table.select(d) for d in draws]
+    gates = table.structure.gates
+    groups: dict[Any, list[int]] = {}
+    for u, gate in enumerate(gates):
+        groups.setdefault(gate if programs.vectorized else u, []).append(u)
+    return [table] if len(groups) == 1 else [table.select(draws) for draws in groups.values()]

@@ -113,6 +113,8 @@ class Programs:
     :ivar names: modalities, in the order of the table's M.
     :ivar num_particles: K.
     :ivar nesting: plates of the story, ``data`` included.
+    :ivar possible: per draw and modality, whether it can be scored at all; given, all rows of such draws run and
+        nothing depends on the values of masks.
     :ivar raw_mask: the masks as they came, for models that are not made by ``observe``.
     """
 
@@ -124,6 +126,7 @@ class Programs:
     num_particles: int
     nesting: int
     raw_mask: Any = None
+    possible: tuple[tuple[bool, ...], ...] | None = None
 
     @property
     def vectorized(self) -> bool:
@@ -134,6 +137,7 @@ class Programs:
         self,
         rows: Tensor,  # shape: (U, B, M), bool
         private: Tensor | None = None,  # shape: (U, B, M), bool
+        largest: int | None = None,
     ) -> ObsMask:
         """``rows`` as masks in inside form, ``(B,)`` if U is 1, else ``(U, 1, ..., 1, B)``."""
         own = self._spread(rows)
@@ -142,7 +146,7 @@ class Programs:
             k = self.obs_mask.event_dims[m]
             if k and mask.shape[1:] != (1,) * k:
                 out[m] = out[m] & mask
-        out.largest = int(rows.sum(-1).max()) if rows.device.type == "cpu" else None
+        out.largest = largest
         if private is not None:
             out.private = self.masks(private)
         return out
@@ -197,9 +201,20 @@ class Programs:
         """Targets by modality from bool ``(U, B, M)`` on the host, with the indices of scored rows."""
         out = {}
         for i, (m, mask) in enumerate(zip(self.names, self._spread(scored), strict=True)):
-            index = scored[:, :, i].reshape(-1).nonzero().squeeze(-1)
-            out[m] = Target(mask, index.to(mask.device, non_blocking=True))
+            if self.possible is None:
+                index = scored[:, :, i].reshape(-1).nonzero().squeeze(-1)
+                out[m] = Target(mask, index.to(mask.device, non_blocking=True))
+            else:
+                out[m] = Target(mask, self._whole_draws(i, mask.device), exact=False)
         return out
+
+    def _whole_draws(self, modality: int, device: torch.device) -> Tensor | None:
+        """All rows of the draws that may score a modality; None for all draws."""
+        draws = [u for u, row in enumerate(self.possible) if row[modality]]
+        if len(draws) == len(self.possible):
+            return None
+        batch = torch.arange(self.data.size, device=device)
+        return (torch.tensor(draws, device=device).unsqueeze(-1) * self.data.size + batch).reshape(-1)
 
 
 def _door_form(masks: ObsMask) -> dict[str, Tensor]:

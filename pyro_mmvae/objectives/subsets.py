@@ -36,8 +36,8 @@ class Context:
 
     @property
     def count(self) -> Tensor:  # shape: (B,)
-        """Number of observed modalities of each sample, at least 1 (where nothing is observed no term is valid)."""
-        return self.observed.sum(-1).clamp(min=1)
+        """Number of observed modalities of each sample, at least 1, float64 (where nothing is observed no term is valid)."""
+        return self.observed.sum(-1).clamp(min=1).double()
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Only:
         unknown = set(self.modalities) - set(context.names)
         if unknown:
             raise ValueError(f"Only: unknown modalities {sorted(unknown)}; known are {list(context.names)}.")
-        return _rows(torch.tensor([[m in self.modalities for m in context.names]]), context)
+        return _rows(torch.tensor([[m in self.modalities for m in context.names]], device="cpu"), context)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Fixed:
         return len(self.table)
 
     def __call__(self, context: Context) -> Tensor:  # shape: (S, B, M)
-        return _rows(torch.tensor(self.table), context)
+        return _rows(torch.tensor(self.table, device="cpu"), context)
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ class AnyContained:
     def __call__(self, context: Context) -> Tensor:  # shape: (k, B, M)
         table = self.subsets(context)  # (S, B, M)
         contained = (context.observed | ~table).all(-1)
-        score = torch.rand(self.k, *contained.shape).masked_fill(~contained, -1.0)
+        score = torch.rand(self.k, *contained.shape, device="cpu").masked_fill(~contained, -1.0)
         chosen = score.argmax(1)  # (k, B)
-        rows = table[chosen, torch.arange(table.shape[1])]
+        rows = table[chosen, torch.arange(table.shape[1], device="cpu")]
         return rows & contained.any(0).unsqueeze(-1)
 
 
@@ -154,8 +154,8 @@ class Bernoulli:
     """A random subset per sample: each modality kept with a rate u ~ U(0, 1) shared by the sample's modalities."""
 
     def __call__(self, context: Context) -> Tensor:  # shape: (1, B, M)
-        rate = torch.rand(len(context.observed), 1)
-        return (torch.rand(context.observed.shape) < rate).unsqueeze(0)
+        rate = torch.rand(len(context.observed), 1, device="cpu")
+        return (torch.rand(context.observed.shape, device="cpu") < rate).unsqueeze(0)
 
 
 @dataclass(frozen=True)

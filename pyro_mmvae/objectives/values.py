@@ -16,7 +16,8 @@ from pyro_mmvae.distributions import map_params
 from pyro_mmvae.objectives.gates import with_parameters_detached
 from pyro_mmvae.objectives.kl import known_kl
 from pyro_mmvae.objectives.passes import Programs, Sites, canonical, sites_of
-from pyro_mmvae.objectives.terms import Gate, Table
+from pyro_mmvae.objectives.table import Structure, Table
+from pyro_mmvae.objectives.term import Gate
 
 __all__ = ["Options", "Run", "at_draws", "run", "term_values"]
 
@@ -72,9 +73,9 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
         leading dimensions.
     :param experts: what ``guide.encode`` returned, or None.
     """
-    gate, count = table.gates[0], len(table.source)
-    private = None if table.private is table.source or table.private.equal(table.source) else table.private
-    masks = programs.masks(table.source, private)
+    structure = table.structure
+    gate, count = structure.gates[0], len(structure.gates)
+    masks = programs.masks(table.source, table.private if structure.own_private else None, structure.largest[0])
     detached = None if experts is None else {site: e.detach() for site, e in experts.items()}
 
     def sample(values: Mapping[str, Tensor] | None = None, experts: Any = experts) -> Sites:
@@ -110,7 +111,7 @@ def _score(programs: Programs, table: Table, values: Mapping[str, Tensor], gate:
     target = programs.targets(table.scored)
 
     def score() -> Sites:
-        return sites_of(programs.run_model(values, len(table.source), target), programs.nesting)
+        return sites_of(programs.run_model(values, len(table.structure.gates), target), programs.nesting)
 
     if not gate & {"decoder", "prior"}:
         return score()
@@ -164,20 +165,22 @@ def _against_priors(
     experts: Any,
 ) -> dict[str, Tensor]:  # (K or 1, J', B)
     """log q - log r for the terms whose prior is the guide's q(z | x_T)."""
-    position = table.draw[table.prior_of]
+    structure = table.structure
+    position = torch.tensor([structure.draws[j] for j in structure.priors], device="cpu")
     out: dict[str, list[Tensor]] = {}
-    together = [torch.arange(len(position))] if programs.vectorized else list(torch.arange(len(position)).split(1))
+    every = torch.arange(len(position), device="cpu")
+    together = [every] if programs.vectorized else list(every.split(1))
     for rows in together:
         drawn = {s: at_draws(z, done.guide.fns[s], position[rows], programs.nesting) for s, z in values.items()}
-        masks = programs.masks(table.prior[rows])
+        masks = programs.masks(table.prior[rows], largest=structure.largest[1])
 
         def ask(masks: Any = masks, rows: Tensor = rows, drawn: Mapping[str, Tensor] = drawn) -> Sites:
             trace = programs.run_guide(masks, len(rows), values=drawn, experts=experts)
             return sites_of(trace, programs.nesting)
 
-        r = with_parameters_detached([programs.guide], ask) if "prior" in table.gates[0] else ask()
+        r = with_parameters_detached([programs.guide], ask) if "prior" in structure.gates[0] else ask()
         for site, fn in done.guide.fns.items():
-            q = _take_draws(fn, position[rows], len(table.source), programs.nesting) if analytic else None
+            q = _take_draws(fn, position[rows], len(structure.gates), programs.nesting) if analytic else None
             known = None if q is None else known_kl(q, r.fns[site])
             if known is None:
                 log_q = done.guide.log_prob[site]
@@ -227,14 +230,14 @@ def term_values(
 
     where :math:`\log r - \log q` is minus the KL divergence where that is known.
     """
-    picked = _Picker(table.draw, len(table.source))
-    scored = table.scored
+    structure = table.structure
+    picked = _Picker(structure)
     total: Tensor | float = 0.0
     for i, m in enumerate(names):
         if m not in done.model.log_lik:
             continue
         score = picked(done.model.log_lik[m])
-        if not picked.same or not bool((table.target[:, :, i] == scored[table.draw, :, i]).all()):
+        if not structure.whole_target[i]:
             score = torch.where(table.target[:, :, i].to(score.device), score, 0.0)
         if table.rescale is not None:
             score = score * table.rescale[:, :, i].to(score)
@@ -242,27 +245,37 @@ def term_values(
     for site, divergence in done.divergence.items():
         value = picked(divergence)
         if site in done.prior_divergence:
-            shape = torch.broadcast_shapes(value.shape, (1, len(table.draw), batch))
-            own = done.prior_divergence[site]
-            value = value.expand((max(shape[0], own.shape[0]), *shape[1:]))
-            value = value.index_copy(1, table.prior_of.to(value.device), own.expand((value.shape[0], *own.shape[1:])))
-        beta = table.beta.get(site, table.beta[""])
-        total = total - (value if bool((beta == 1).all()) else value * beta.to(value))
+            value = _replaced(value, done.prior_divergence[site], structure, batch)
+        plain = site in structure.plain_beta or (site not in table.beta and "" in structure.plain_beta)
+        total = total - (value if plain else value * table.beta.get(site, table.beta[""]).to(value))
     for factor in done.model.factors.values():
         total = total + picked(factor)
     if not isinstance(total, Tensor):
         raise ValueError("The programs share no latent and no modality: nothing to score.")
-    return total.expand(total.shape[0], len(table.draw), batch)
+    return total.expand(total.shape[0], len(structure.draws), batch)
+
+
+def _replaced(
+    value: Tensor,  # shape: (K or 1, J or 1, B or 1)
+    own: Tensor,  # shape: (K or 1, J', B)
+    structure: Structure,
+    batch: int,
+) -> Tensor:  # shape: (K or 1, J, B)
+    """Divergences to the story's prior, replaced in the terms that have a prior of their own."""
+    particles = max(value.shape[0], own.shape[0])
+    value = value.expand(particles, len(structure.draws), batch)
+    own = own.expand(particles, -1, batch)
+    index = torch.tensor(structure.priors, device=value.device)
+    return value.index_copy(1, index, own)
 
 
 class _Picker:
     """From draws to terms."""
 
-    def __init__(self, draw: Tensor, count: int) -> None:
-        self.draw, self.same = draw, len(draw) == count and draw.tolist() == list(range(count))
-        self.single = count == 1
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
 
     def __call__(self, score: Tensor) -> Tensor:  # (K, U, B) -> (K, J, B)
-        if self.same or score.shape[1] == 1:
+        if self.structure.one_to_one or score.shape[1] == 1:
             return score
-        return score.index_select(1, self.draw.to(score.device))
+        return score.index_select(1, torch.tensor(self.structure.draws, device=score.device))

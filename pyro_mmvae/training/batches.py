@@ -131,7 +131,8 @@ def make_batches(
         batches = Batches(cast.data, cast.obs_mask, batch_size, shuffle=generator is not None, generator=generator)
         return DoorBatches(batches, device)
     moved = ds.to(device, dtype=dtype)
-    return PreparedBatches(*prepare(moved.data, moved.obs_mask), batch_size, generator=generator)
+    data, obs_mask = prepare(moved.data, moved.obs_mask)
+    return PreparedBatches(data, obs_mask, batch_size, generator=generator)
 
 
 def _fits(ds: MultimodalDataset, device: torch.device) -> bool:

@@ -6,6 +6,7 @@ Layer: training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ from pyro_mmvae.masks import ObsMask
 from pyro_mmvae.objectives import Objective
 from pyro_mmvae.objectives.passes import Programs, Sites, sites_of
 from pyro_mmvae.objectives.prepare import prepare
+from pyro_mmvae.training.history import State
+from pyro_mmvae.training.rng import preserved, set_states
 
-__all__ = ["Cause", "TrainingDiverged", "find_cause"]
+__all__ = ["Cause", "Moment", "TrainingDiverged", "find_cause", "gradient_cause"]
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,13 @@ class Cause:
     parameter: str | None = None
 
 
-class TrainingDiverged(RuntimeError):  # noqa: N818, named for what happened
+class TrainingDiverged(RuntimeError):
     """
     The loss or a gradient is NaN or infinite; the parameters are those after the last good step.
 
     :ivar step: the step that failed, from 1.
     :ivar epoch: the epoch it belongs to, from 1.
-    :ivar site: the Pyro site whose density is not finite, if one was found.
-    :ivar modality: the modality to blame, if one was found.
-    :ivar parameter: the parameter that is not finite, or whose gradient is not.
+    :ivar cause: what is not finite, if it was found.
     """
 
     def __init__(self, what: str, step: int, epoch: int, cause: Cause | None) -> None:
@@ -61,15 +62,56 @@ class TrainingDiverged(RuntimeError):  # noqa: N818, named for what happened
 
     @property
     def site(self) -> str | None:
+        """The Pyro site to blame."""
         return None if self.cause is None else self.cause.site
 
     @property
     def modality(self) -> str | None:
+        """The modality to blame."""
         return None if self.cause is None else self.cause.modality
 
     @property
     def parameter(self) -> str | None:
+        """The parameter to blame."""
         return None if self.cause is None else self.cause.parameter
+
+
+@dataclass(frozen=True)
+class Moment:
+    """
+    A batch about to be evaluated, with all that evaluating it again needs.
+
+    :ivar step: number of the training step, from 1.
+    :ivar start: the global random states before the batch.
+    """
+
+    run: State
+    step: int
+    start: Mapping[str, Tensor]
+    data: Mapping[str, Tensor]
+    obs_mask: Mapping[str, Tensor]
+    device: torch.device
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Errors inside that come of NaN become :class:`TrainingDiverged`: validation meets it before the loss does."""
+        try:
+            yield
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            cause = self._cause()
+            if cause is None:
+                raise
+            raise self.diverged("the loss cannot be computed", cause) from error
+
+    def diverged(self, what: str, cause: Cause | None = None) -> TrainingDiverged:
+        """The error to raise; the cause is looked for, if it is not given."""
+        found = self._cause() if cause is None else cause
+        return TrainingDiverged(what, self.step, self.run.epoch, found)
+
+    def _cause(self) -> Cause | None:
+        with preserved(self.device):
+            set_states(self.start, self.device)
+            return find_cause(self.run.vae, self.data, self.obs_mask)
 
 
 def find_cause(vae: nn.Module, data: Mapping[str, Tensor], obs_mask: Mapping[str, Tensor]) -> Cause | None:

@@ -16,9 +16,9 @@ from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from pyro_mmvae.training.diverged import Cause, TrainingDiverged, find_cause, gradient_cause
+from pyro_mmvae.training.diverged import Moment, TrainingDiverged, gradient_cause
 from pyro_mmvae.training.history import State
-from pyro_mmvae.training.rng import get_states, preserved, set_states
+from pyro_mmvae.training.rng import get_states
 
 __all__ = ["Step", "default_optimizer", "loss_and_grads", "rows_stood_for"]
 
@@ -77,47 +77,39 @@ class Step:
         self.parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
         self.buffers = _Buffers(run.vae)
         self.advance = getattr(run.vae.objective, "advance", None)
-        self.first = True
 
     def __call__(self, data: Mapping[str, Tensor], obs_mask: Mapping[str, Tensor]) -> float:
-        run, start = self.run, get_states(self.device)
+        run = self.run
+        moment = Moment(run, run.step + 1, get_states(self.device), data, obs_mask, self.device)
         self.buffers.save()
         run.optimizer.zero_grad()
         try:
-            with _Params(run.vae) if self.first else nullcontext():
-                loss = self.loss_and_grads(run.vae, data, obs_mask)
-        except (ValueError, torch.linalg.LinAlgError) as error:  # Pyro's validation meets NaN before the loss does
-            cause = self._cause(start, data, obs_mask)
-            if cause is None:
-                raise
-            raise self._diverged("the loss cannot be computed", cause) from error
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = get_total_norm(grads) if grads else torch.zeros_like(loss)
-        value, size = torch.stack([loss, norm.to(loss)]).tolist()
-        if not math.isfinite(value):
-            raise self._diverged(f"the loss is {value}", self._cause(start, data, obs_mask))
-        if not math.isfinite(size):
-            bad = gradient_cause(run.vae)
-            if bad is not None:  # else all are finite and only the sum of their squares is not
-                raise self._diverged(f"the loss is {value:.6g}", bad)
+            loss, norm = self._gradient(moment)
+        except TrainingDiverged:
+            self.buffers.restore()
+            raise
         if self.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         run.optimizer.step()
         if self.advance is not None:
             self.advance()
-        self.first = False
         run.step += 1
-        return value
+        return loss
 
-    def _cause(self, start: dict[str, Tensor], data: Any, obs_mask: Any) -> Cause | None:
-        with preserved(self.device):
-            set_states(start, self.device)
-            return find_cause(self.run.vae, data, obs_mask)
-
-    def _diverged(self, what: str, cause: Cause | None) -> TrainingDiverged:
-        self.run.optimizer.zero_grad()
-        self.buffers.restore()
-        return TrainingDiverged(what, self.run.step + 1, self.run.epoch, cause)
+    def _gradient(self, moment: Moment) -> tuple[float, Tensor]:
+        """The loss, and the 2-norm of the gradient."""
+        vae = self.run.vae
+        with moment.explained(), nullcontext() if self.run.step else _Params(vae):
+            loss = self.loss_and_grads(vae, moment.data, moment.obs_mask)
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        norm = get_total_norm(grads) if grads else torch.zeros_like(loss)
+        value, size = torch.stack([loss, norm.to(loss)]).tolist()
+        if not math.isfinite(value):
+            raise moment.diverged(f"the loss is {value}")
+        cause = None if math.isfinite(size) else gradient_cause(vae)
+        if cause is not None:  # else all gradients are finite and only the sum of their squares is not
+            raise moment.diverged(f"the loss is {value:.6g}", cause)
+        return value, norm
 
 
 class _Buffers:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.training.batches import DoorBatches, PreparedBatches
-from pyro_mmvae.training.rng import preserved
+from pyro_mmvae.training.diverged import Moment
+from pyro_mmvae.training.history import State
+from pyro_mmvae.training.rng import get_states, preserved
 from pyro_mmvae.training.step import rows_stood_for
 
 __all__ = ["Best", "annealed", "modes_restored", "validation_loss"]
@@ -33,7 +35,7 @@ def modes_restored(module: nn.Module) -> Iterator[None]:
 
 
 def validation_loss(
-    vae: Any,
+    run: State,
     batches: PreparedBatches | DoorBatches,
     *,
     seed: int,
@@ -42,15 +44,23 @@ def validation_loss(
     """
     The loss per row, in nats: evaluation mode, no gradient, the same noise at every call.
 
-    The global random state and the modes of the modules are left as found; the annealing clock stands still.
+    The global random state and the modes of the modules are left as found; the annealing clock stands still. An
+    infinite loss (a held-out value without probability) is a loss.
+
+    :raises TrainingDiverged: if it is NaN.
     """
+    vae: Any = run.vae
     total = 0.0
     with modes_restored(vae), preserved(device, seed), torch.no_grad():
         vae.eval()
         for data, obs_mask in batches:
+            moment = Moment(run, run.step, get_states(device), data, obs_mask, device)
+            with moment.explained():
+                loss = float(vae.objective.loss(vae.model, vae.guide, data, obs_mask))
+            if math.isnan(loss) or loss == -math.inf:
+                raise moment.diverged(f"the validation loss is {loss}")
             rows = next(iter(data.values())).shape[0]
-            loss = vae.objective.loss(vae.model, vae.guide, data, obs_mask)
-            total += float(loss) * rows / rows_stood_for(vae, data)
+            total += loss * rows / rows_stood_for(vae, data)
     return total / batches.num_rows
 
 

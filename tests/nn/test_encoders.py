@@ -115,6 +115,12 @@ def test_one_hot_gives_what_the_class_number_gives():
     )
 
 
+def test_class_numbers_may_come_as_floats():
+    encoder = EmbeddingEncoder(6, 3)
+    labels = torch.randint(0, 6, (5,))
+    assert encoder(labels.float()).base_dist.loc.equal(encoder(labels).base_dist.loc)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="latent_dim must be a positive integer, got 0"):
         MLPEncoder(4, 0)
@@ -124,7 +130,5 @@ def test_errors():
         ConvEncoder((28, 28), 3)
     with pytest.raises(ValueError, match="channels"):
         ConvEncoder((1, 28, 28), 3, channels=(4, 0))
-    with pytest.raises(TypeError, match=r"integers, got torch.float32. Fix: x.long\(\), or one_hot=True"):
-        EmbeddingEncoder(6, 3)(torch.zeros(5))
     with pytest.raises(ValueError, match="num_classes"):
         EmbeddingEncoder(0, 3)

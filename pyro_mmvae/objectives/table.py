@@ -1,63 +1,49 @@
-"""Terms T(S -> A || r) and the table that a batch makes of them.
+"""The table of terms that a batch makes: tensors over (J, B), and what of it never changes.
 
 Layer: objectives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pyro_mmvae.objectives.subsets import Context, Observed
+from pyro_mmvae.objectives.subsets import Context
+from pyro_mmvae.objectives.term import Gate, Number, Term
 
-__all__ = ["Gate", "Selector", "Table", "Term", "Terms"]
-
-Selector = Callable[[Context], Tensor]
-Number = float | Callable[[Context], Tensor | float]
-Gate = Literal["z", "posterior", "decoder", "prior"]
+__all__ = ["Structure", "Table", "Terms"]
 
 
 @dataclass(frozen=True)
-class Term:
-    r"""
-    One row (or several, if a selector gives several) of the table.
+class Structure:
+    """
+    What of a table does not depend on the values in its tensors, as plain hashable Python.
 
-    .. math:: c \, T(S \to A \,\|\, r) = c \, \Bigl( E_{q(z \mid x_S)} \sum_{m \in A} \lambda_m \log p(x_m \mid z)
-        - \beta \, \mathrm{KL}(q(z \mid x_S) \,\|\, r(z)) \Bigr)
-
-    :ivar source: S, what the guide sees.
-    :ivar target: A, what is scored; None: the source itself.
-    :ivar prior: r; None: the story's own prior; a selector T: the guide's q(z | x_T).
-    :ivar weight: c, a number or a function of the :class:`Context` giving ``(B,)``.
-    :ivar beta: weight of the KL; a mapping gives latent sites different ones (``""``: all others).
-    :ivar rescale: factors lambda on the likelihoods; a number, a function of the context, or by modality.
-    :ivar private: what private latents listen to: all that is observed, or the source.
-    :ivar detach: what gets no gradient from this term: draws, posterior, decoder, prior.
-    :ivar subsets: where a sample lacks part of S: use the rest ("intersect") or leave the term out ("contained").
-    :ivar renormalize: scale the weights of this term's valid rows, per sample, to the sum of all its rows.
+    :ivar draws: the draw that each of the J terms uses.
+    :ivar priors: the terms that have a prior of their own.
+    :ivar gates: the gates of each draw.
+    :ivar own_private: whether private latents listen to something else than the source.
+    :ivar whole_target: per modality, whether every term scores all that its draw is scored for.
+    :ivar plain_beta: latent sites whose beta is 1 in all terms.
+    :ivar largest: the most modalities in any source, and in any T.
     """
 
-    source: Selector = Observed()
-    target: Selector | None = Observed()
-    prior: Selector | None = None
-    weight: Number = 1.0
-    beta: Number | Mapping[str, Number] = 1.0
-    rescale: Number | Mapping[str, float] = 1.0
-    private: Literal["observed", "source"] = "observed"
-    detach: frozenset[Gate] = frozenset()
-    subsets: Literal["intersect", "contained"] = "intersect"
-    renormalize: bool = False
+    draws: tuple[int, ...]
+    priors: tuple[int, ...]
+    gates: tuple[frozenset[Gate], ...]
+    own_private: bool
+    whole_target: tuple[bool, ...]
+    plain_beta: frozenset[str]
+    largest: tuple[int, int]
 
-    def describe(self) -> str:
-        """The row as the papers write it."""
-        target = "S" if self.target is None else _short(self.target)
-        prior = "p" if self.prior is None else f"q({_short(self.prior)})"
-        gates = f", detach {sorted(self.detach)}" if self.detach else ""
-        return f"{_short(self.weight)} T({_short(self.source)} -> {target} || {prior}), beta {_short(self.beta)}{gates}"
+    @property
+    def one_to_one(self) -> bool:
+        """Whether term j uses draw j."""
+        return self.draws == tuple(range(len(self.gates)))
 
 
 @dataclass
@@ -65,55 +51,81 @@ class Table:
     """
     A batch's terms as tensors over (J, B), and the U different draws they share.
 
+    :ivar structure: what stays the same from batch to batch.
     :ivar source: bool ``(U, B, M)``, what the guide sees at each draw.
     :ivar private: bool ``(U, B, M)``, what private latents listen to.
-    :ivar draw: ``(J,)``, the draw that each term uses.
+    :ivar scored: bool ``(U, B, M)``, what any term scores at each draw.
     :ivar target: bool ``(J, B, M)``.
     :ivar weight: ``(J, B)``, 0 where a term is not valid.
-    :ivar beta: latent site (``""``: all others) -> ``(J, 1)`` or ``(J, B)``.
+    :ivar beta: latent site (``""``: all others) -> ``(J, B)``.
     :ivar rescale: ``(J, B, M)``, or None for 1.
-    :ivar prior: bool ``(J', B, M)``: T of the terms ``prior_of`` that have one.
-    :ivar prior_of: ``(J',)``, indices of terms.
-    :ivar gates: the gates of each draw's terms.
+    :ivar prior: bool ``(J', B, M)``: T of the terms that have one.
     """
 
+    structure: Structure
     source: Tensor
     private: Tensor
-    draw: Tensor
+    scored: Tensor
     target: Tensor
     weight: Tensor
     beta: dict[str, Tensor]
     rescale: Tensor | None
     prior: Tensor | None
-    prior_of: Tensor
-    gates: list[frozenset[Gate]]
 
-    def select(self, draws: Tensor) -> tuple[Table, Tensor]:
-        """The terms that use the given draws, as a table of its own, and their indices."""
-        terms = (self.draw.unsqueeze(-1) == draws).any(-1).nonzero().squeeze(-1)
-        with_prior = (self.prior_of.unsqueeze(-1) == terms).any(-1)
-        own = self.prior_of[with_prior]
-        table = Table(
+    @classmethod
+    def of(
+        cls,
+        draws: Sequence[int],
+        priors: Sequence[int],
+        gates: Sequence[frozenset[Gate]],
+        *,
+        source: Tensor,
+        private: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        beta: dict[str, Tensor],
+        rescale: Tensor | None,
+        prior: Tensor | None,
+    ) -> Table:
+        """A table from its tensors, its structure read off them."""
+        index = torch.tensor(draws, device="cpu")
+        scored = _union(index, target, len(source))
+        structure = Structure(
+            tuple(draws),
+            tuple(priors),
+            tuple(gates),
+            own_private=not private.equal(source),
+            whole_target=tuple((target == scored[index]).flatten(0, 1).all(0).tolist()),
+            plain_beta=frozenset(site for site, b in beta.items() if bool((b == 1).all())),
+            largest=(int(source.sum(-1).max()), 0 if prior is None else int(prior.sum(-1).max())),
+        )
+        return cls(structure, source, private, scored, target, weight, beta, rescale, prior)
+
+    def select(self, draws: Sequence[int]) -> Table:
+        """The terms that use the given draws, as a table of its own."""
+        old = self.structure
+        terms = [j for j, u in enumerate(old.draws) if u in draws]
+        own = [i for i, j in enumerate(old.priors) if j in terms]
+        return Table.of(
+            [draws.index(old.draws[j]) for j in terms],
+            [terms.index(old.priors[i]) for i in own],
+            [old.gates[u] for u in draws],
             source=self.source[draws],
             private=self.private[draws],
-            draw=(self.draw[terms].unsqueeze(-1) == draws).int().argmax(-1),
             target=self.target[terms],
             weight=self.weight[terms],
             beta={site: b[terms] for site, b in self.beta.items()},
             rescale=None if self.rescale is None else self.rescale[terms],
-            prior=self.prior[with_prior] if self.prior is not None and len(own) else None,
-            prior_of=(own.unsqueeze(-1) == terms).int().argmax(-1) if len(own) else own,
-            gates=[self.gates[u] for u in draws.tolist()],
+            prior=self.prior[own] if self.prior is not None and own else None,
         )
-        return table, terms
 
-    @property
-    def scored(self) -> Tensor:  # shape: (U, B, M)
-        """What any term scores at each draw."""
-        if len(self.draw) == len(self.source):
-            return self.target[self.draw.argsort()]
-        counts = torch.zeros(self.source.shape, dtype=torch.int32)
-        return counts.index_add_(0, self.draw, self.target.int()) > 0
+
+def _union(draws: Tensor, target: Tensor, count: int) -> Tensor:  # shape: (U, B, M)
+    """What any term scores at each draw."""
+    if len(draws) == count and bool((draws == torch.arange(count, device="cpu")).all()):
+        return target
+    counts = torch.zeros((count, *target.shape[1:]), dtype=torch.int32, device="cpu")
+    return counts.index_add_(0, draws, target.int()) > 0
 
 
 class Terms:
@@ -175,10 +187,9 @@ class _Builder:
         if term.renormalize:
             masked = masked * (weight.sum(0) / masked.sum(0).masked_fill(~valid.any(0), 1.0))
         shape = (rows, *observed.shape)
-        draw = torch.arange(first, first + len(source)).expand(rows)
         self.blocks.append(
             _Block(
-                draw=draw,
+                draws=[first + (i if len(source) > 1 else 0) for i in range(rows)],
                 source=source.expand(shape),
                 target=target.expand(shape),
                 prior=None if prior is None else prior.expand(shape),
@@ -206,19 +217,21 @@ class _Builder:
         if drop:
             weight = weight * ~_repeated(blocks, weight)
         sites = sorted({site for b in blocks for site in b.beta})
-        rows = torch.arange(len(weight)).split([len(b.weight) for b in blocks])
-        with_prior = [(r, b.prior) for r, b in zip(rows, blocks, strict=True) if b.prior is not None]
-        return Table(
+        starts = [0]
+        for b in blocks:
+            starts.append(starts[-1] + len(b.weight))
+        priors = [b.prior for b in blocks if b.prior is not None]
+        return Table.of(
+            [u for b in blocks for u in b.draws],
+            [j for b, i in zip(blocks, starts, strict=False) if b.prior is not None for j in range(i, i + len(b.prior))],
+            self.gates,
             source=torch.cat(self.sources),
             private=torch.cat(self.private),
-            draw=torch.cat([b.draw for b in blocks]),
             target=torch.cat([b.target for b in blocks]),
             weight=weight,
             beta={s: torch.cat([b.beta.get(s, b.beta[""]) for b in blocks]) for s in sites},
             rescale=_stacked_factors(blocks, self.context),
-            prior=torch.cat([p for _, p in with_prior]) if with_prior else None,
-            prior_of=torch.cat([r for r, _ in with_prior]) if with_prior else torch.zeros(0, dtype=torch.long),
-            gates=self.gates,
+            prior=torch.cat(priors) if priors else None,
         )
 
 
@@ -226,7 +239,7 @@ class _Builder:
 class _Block:
     """The rows of one term."""
 
-    draw: Tensor
+    draws: list[int]
     source: Tensor
     target: Tensor
     prior: Tensor | None
@@ -238,7 +251,7 @@ class _Block:
 def _stacked_factors(blocks: list[_Block], context: Context) -> Tensor | None:  # shape: (J, B, M)
     if all(b.rescale is None for b in blocks):
         return None
-    one = torch.ones(1, len(context.names))
+    one = torch.ones(1, len(context.names), dtype=torch.float64, device="cpu")
     shape = context.observed.shape
     return torch.cat([(one if b.rescale is None else b.rescale).expand(len(b.weight), *shape) for b in blocks])
 
@@ -248,18 +261,12 @@ def _repeated(blocks: list[_Block], weight: Tensor) -> Tensor:  # shape: (J, B),
     parts = [(b.source, b.target, torch.zeros_like(b.source) if b.prior is None else b.prior) for b in blocks]
     key = torch.cat([torch.cat(part, -1) for part in parts])
     same = (key.unsqueeze(0) == key.unsqueeze(1)).all(-1) & (weight.unsqueeze(0) > 0)
-    earlier = torch.ones(len(key), len(key)).tril(-1).bool().unsqueeze(-1)
+    earlier = torch.ones(len(key), len(key), device="cpu").tril(-1).bool().unsqueeze(-1)
     return (same & earlier).any(1)
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{site or 'z'}: {_short(v)}" for site, v in value.items()) + "}"
-    return "w(O)" if getattr(value, "__name__", "") == "<lambda>" else str(value).removesuffix("()")
-
-
 def _number(value: Number, context: Context) -> Tensor:  # shape: (B,) or ()
-    return torch.as_tensor(value(context) if callable(value) else value, dtype=torch.get_default_dtype())
+    return torch.as_tensor(value(context) if callable(value) else value, dtype=torch.float64, device="cpu")
 
 
 def _by_site(beta: Number | Mapping[str, Number]) -> Mapping[str, Number]:
@@ -271,8 +278,8 @@ def _factors(rescale: Number | Mapping[str, float], context: Context) -> Tensor 
         unknown = set(rescale) - set(context.names)
         if unknown:
             raise ValueError(f"rescale: unknown modalities {sorted(unknown)}; known are {list(context.names)}.")
-        return torch.tensor([[float(rescale.get(m, 1.0)) for m in context.names]])
+        return torch.tensor([[float(rescale.get(m, 1.0)) for m in context.names]], dtype=torch.float64, device="cpu")
     if not callable(rescale):
-        return None if rescale == 1.0 else torch.full((1, len(context.names)), float(rescale))
+        return None if rescale == 1.0 else torch.full((1, len(context.names)), float(rescale), dtype=torch.float64, device="cpu")
     value = rescale(context)
     return value if value.dim() == 2 else value.unsqueeze(-1)

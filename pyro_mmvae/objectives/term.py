@@ -1,0 +1,65 @@
+"""Terms T(S -> A || r): the rows of a table.
+
+Layer: objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from pyro_mmvae.objectives.subsets import Context, Observed
+
+__all__ = ["Gate", "Number", "Selector", "Term"]
+
+Selector = Callable[[Context], Tensor]
+Number = float | Callable[[Context], Tensor | float]
+Gate = Literal["z", "posterior", "decoder", "prior"]
+
+
+@dataclass(frozen=True)
+class Term:
+    r"""
+    One row (or several, if a selector gives several) of the table.
+
+    .. math:: c \, T(S \to A \,\|\, r) = c \, \Bigl( E_{q(z \mid x_S)} \sum_{m \in A} \lambda_m \log p(x_m \mid z)
+        - \beta \, \mathrm{KL}(q(z \mid x_S) \,\|\, r(z)) \Bigr)
+
+    :ivar source: S, what the guide sees.
+    :ivar target: A, what is scored; None: the source itself.
+    :ivar prior: r; None: the story's own prior; a selector T: the guide's q(z | x_T).
+    :ivar weight: c, a number or a function of the :class:`Context` giving ``(B,)``.
+    :ivar beta: weight of the KL; a mapping gives latent sites different ones (``""``: all others).
+    :ivar rescale: factors lambda on the likelihoods; a number, a function of the context, or by modality.
+    :ivar private: what private latents listen to: all that is observed, or the source.
+    :ivar detach: what gets no gradient from this term: draws, posterior, decoder, prior.
+    :ivar subsets: where a sample lacks part of S: use the rest ("intersect") or leave the term out ("contained").
+    :ivar renormalize: scale the weights of this term's valid rows, per sample, to the sum of all its rows.
+    """
+
+    source: Selector = Observed()
+    target: Selector | None = Observed()
+    prior: Selector | None = None
+    weight: Number = 1.0
+    beta: Number | Mapping[str, Number] = 1.0
+    rescale: Number | Mapping[str, float] = 1.0
+    private: Literal["observed", "source"] = "observed"
+    detach: frozenset[Gate] = frozenset()
+    subsets: Literal["intersect", "contained"] = "intersect"
+    renormalize: bool = False
+
+    def describe(self) -> str:
+        """The row as the papers write it."""
+        target = "S" if self.target is None else _short(self.target)
+        prior = "p" if self.prior is None else f"q({_short(self.prior)})"
+        gates = f", detach {sorted(self.detach)}" if self.detach else ""
+        return f"{_short(self.weight)} T({_short(self.source)} -> {target} || {prior}), beta {_short(self.beta)}{gates}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{site or 'z'}: {_short(v)}" for site, v in value.items()) + "}"
+    return "w(O)" if getattr(value, "__name__", "") == "<lambda>" else str(value).removesuffix("()")
