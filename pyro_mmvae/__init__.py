@@ -3,8 +3,10 @@
 Top layer: public names, no logic.
 """
 
-from pyro_mmvae import datasets, distributions, fusion, guides, handlers, inference, models, nn, objectives, stories
+from pyro_mmvae import datasets, distributions, fusion, guides, handlers, inference, io, models, nn, objectives, stories
+from pyro_mmvae.io import from_pretrained, load
 from pyro_mmvae.models import JMVAE, MMVAE, MVAE, MVTCAE, MoPoE
+from pyro_mmvae.nn import from_config
 from pyro_mmvae.objectives import ELBO, IWAE, Term, Terms
 from pyro_mmvae.stories import observe
 from pyro_mmvae.vae import MultimodalVAE
@@ -25,10 +27,14 @@ __all__ = [
     "__version__",
     "datasets",
     "distributions",
+    "from_config",
+    "from_pretrained",
     "fusion",
     "guides",
     "handlers",
     "inference",
+    "io",
+    "load",
     "models",
     "nn",
     "objectives",

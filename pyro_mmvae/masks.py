@@ -52,6 +52,7 @@ class ObsMask(dict[str, Tensor]):
     :ivar rows: modality -> bool Tensor ``(*batch,)``, any feature observed.
     :ivar private: an :class:`ObsMask`, or None for "the same".
     :ivar largest: an upper bound of the number of observed modalities in any row, if known on the host.
+    :ivar owners: for every leading row, the only modality that it can observe, if known on the host.
     :ivar index: modality -> indices of observed rows, made on the host when the batch was cut, or absent.
     """
 
@@ -59,6 +60,7 @@ class ObsMask(dict[str, Tensor]):
     private: ObsMask | None
     index: dict[str, Tensor]
     largest: int | None
+    owners: tuple[str, ...] | None
 
     def __init__(self, masks: Mapping[str, Tensor], event_dims: Mapping[str, int]) -> None:
         super().__init__(masks)
@@ -67,6 +69,7 @@ class ObsMask(dict[str, Tensor]):
         self.private = None
         self.index = {}
         self.largest = None
+        self.owners = None
 
     @classmethod
     def of_rows(cls, rows: Mapping[str, Tensor], event_dims: Mapping[str, int]) -> ObsMask:
@@ -114,8 +117,8 @@ def batch_size(data: Mapping[str, Tensor | None], n: int | None = None) -> int:
             "dimension; rows that lack a modality are marked in obs_mask, not left out."
         )
     size = next(iter(sizes.values()))
-    if size == 0:
-        raise ValueError("The data has 0 rows. Fix: pass at least one sample.")
+    if size < 1:
+        raise ValueError(f"The data has {size} rows. Fix: pass at least one sample.")
     return size
 
 
@@ -181,10 +184,15 @@ def normalize(
     """
     given = {} if obs_mask is None else obs_mask
     if not isinstance(given, Mapping):
-        raise TypeError(f"obs_mask: expected a mapping from modality to bool Tensor, got {type(given).__name__}.")
+        raise TypeError(
+            f"obs_mask: expected a mapping from modality to bool Tensor, got {type(given).__name__}. Fix: "
+            "{modality: mask}, or None where everything is observed."
+        )
     unknown = set(given) - set(shapes)
     if unknown:
-        raise ValueError(f"obs_mask has unknown keys {sorted(unknown)}; modalities are {list(shapes)}.")
+        raise ValueError(
+            f"obs_mask has unknown keys {sorted(unknown)}; modalities are {list(shapes)}. Fix: drop or rename them."
+        )
     missing = set(absent)
     masks = {}
     for name, shape in shapes.items():

@@ -5,14 +5,15 @@ Layer: vae, above inference and training.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
 
-from pyro_mmvae import inference
-from pyro_mmvae.nn import default_networks
+from pyro_mmvae import inference, io
+from pyro_mmvae.nn import default_networks, register_function
 from pyro_mmvae.objectives import ELBO
 
 __all__ = ["MultimodalVAE"]
@@ -31,7 +32,7 @@ class MultimodalVAE(nn.Module):
 
     Example::
 
-        >>> import pyro, pyro.distributions as dist
+        >>> import torch, pyro, pyro.distributions as dist
         >>> import pyro_mmvae as mm
         >>> def story():
         ...     z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
@@ -72,7 +73,7 @@ class MultimodalVAE(nn.Module):
         tensors = data if modalities is None else {m: data.data[m] for m in modalities}
         masks = obs_mask if modalities is None else data.obs_mask
         encoders, decoders, notes = default_networks(tensors, latent_dim, obs_mask=masks)
-        vae = cls(encoders, decoders, latent_dim=latent_dim, **options)  # type: ignore[call-arg]
+        vae = cls(encoders, decoders, latent_dim=latent_dim, **options)  # type: ignore[call-arg,arg-type]
         vae.notes = notes
         return vae
 
@@ -104,12 +105,25 @@ class MultimodalVAE(nn.Module):
         """An ArviZ InferenceData, see :func:`pyro_mmvae.inference.to_inference_data`."""
         return inference.to_inference_data(self.model, self.guide, data, obs_mask, **options)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every option as plain JSON; programs of your own are named, see :func:`pyro_mmvae.load` for them."""
+        return io.call_of(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model into a folder, as JSON and safetensors, see :func:`pyro_mmvae.io.save`."""
+        io.save(self, path)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Upload the model to the Hugging Face Hub, see :func:`pyro_mmvae.io.push_to_hub`."""
+        return io.push_to_hub(self, repo, **options)
+
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.parameters())
         lines = [f"{type(self).__name__} ({count:,} parameters)"]
         modalities = getattr(self.model, "modalities", None)
         if modalities is not None:
-            story = self.model.story.program  # type: ignore[union-attr]
+            story = self.model.story.program  # type: ignore[attr-defined]
             lines.append(f"  story: {type(story).__name__} of {', '.join(modalities)}")
         for site, rule in getattr(self.guide, "fusion", {}).items():
             lines.append(f"  guide: {site} by {type(rule).__name__}({rule.extra_repr()})")
@@ -121,3 +135,6 @@ class MultimodalVAE(nn.Module):
         lines += [f"    {term.describe()}" for term in terms.terms] if terms is not None else []
         lines += [f"  {name}: {note}" for name, note in self.notes.items()]
         return "\n".join(lines)
+
+
+register_function("MultimodalVAE", MultimodalVAE)  # so that pyro_mmvae.io, below this layer, can make it

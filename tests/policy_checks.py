@@ -13,6 +13,7 @@ PACKAGE = "pyro_mmvae"
 
 # Lowest first; a file may import only from layers below its own. New subpackages and modules take a place here.
 LAYERS = [
+    "_optional",
     "masks",
     "distributions",
     "nn",

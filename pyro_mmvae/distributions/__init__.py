@@ -7,6 +7,7 @@ from pyro_mmvae.distributions.event_mask import factorized_dims, mask_event
 from pyro_mmvae.distributions.lazy import Lazy, Scored
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.params import map_params, unwrap
+from pyro_mmvae.distributions.shared_scale import SharedScaleNormal
 from pyro_mmvae.distributions.support import base_support, fill_value, outside
 from pyro_mmvae.distributions.where import Where
 
@@ -14,6 +15,7 @@ __all__ = [
     "Lazy",
     "Mixture",
     "Scored",
+    "SharedScaleNormal",
     "Where",
     "base_support",
     "factorized_dims",

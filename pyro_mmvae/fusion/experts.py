@@ -6,7 +6,7 @@ Layer: fusion, above handlers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,6 +42,19 @@ class Experts:
         features = self.features.detach() if isinstance(self.features, Tensor) else self.features
         return Experts(self.names, dists, features, self.largest)
 
+    def only(self, members: Sequence[int]) -> Experts:
+        """
+        One expert for each leading row of the masks, in place of all of them.
+
+        Semantically equivalent to the same experts under masks that are False elsewhere; ``loc`` and ``scale`` have
+        shape ``(1, U, B, D)``, or ``(1, B, D)`` for a single row.
+        """
+        one = Experts(self.names, self.dists, self.features, self.largest)
+        for name in ("loc", "scale"):
+            rows = getattr(self, name)[list(members)]
+            one.__dict__[name] = rows if len(members) == 1 else rows.unsqueeze(0)
+        return one
+
     @cached_property
     def loc(self) -> Tensor:  # shape: (M, B, D)
         """Stacked locations."""
@@ -70,6 +83,9 @@ class Fusion(nn.Module, ABC):
     Laws: permuting experts changes nothing; where no expert is observed the result is the prior; inputs stay as
     they are.
     """
+
+    #: Whether the rule is the same for rows that can see a single expert when it is given that expert alone.
+    takes_single_rows = False
 
     def features(self, data: Data, obs_mask: ObsMask) -> Any:
         """What the rule's own networks compute from the data, once per step; None if it has none."""

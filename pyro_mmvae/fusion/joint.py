@@ -39,6 +39,8 @@ class Joint(Fusion):
     [1] multivae's JMVAE; the paper, Suzuki, Nakayama and Matsuo 2016, arXiv:1611.01891, has two modalities.
     """
 
+    takes_single_rows = True
+
     def __init__(self, encoder: nn.Module, *, subsets: Subsets = "joint") -> None:
         super().__init__()
         if subsets not in ("joint", "product", "bayes"):
@@ -61,7 +63,9 @@ class Joint(Fusion):
         posterior = self._product(experts, weights, loc, scale, own + none)
         if experts.largest != 1:
             several = count > 1 if self.subsets == "joint" else (count == len(mask)) & (count > 1)
-            joint = unwrap(self.encoder.head(experts.features, mask.movedim(0, -1)))
+            order = getattr(self.encoder, "modalities", experts.names)  # of the features, which may be its own
+            shown = torch.stack([mask[experts.names.index(m)] for m in order], -1)
+            joint = unwrap(self.encoder.head(experts.features, shown))
             base = unwrap(posterior)
             several = several.unsqueeze(-1)
             loc, scale = torch.where(several, joint.loc, base.loc), torch.where(several, joint.scale, base.scale)

@@ -32,6 +32,8 @@ class Mixture(Fusion):
     Torr, NeurIPS 2019, arXiv:1911.03393, eq. (2).
     """
 
+    takes_single_rows = True
+
     def forward(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
         like = mask.unsqueeze(-1)
         components = experts.family()(stacked(experts.loc, like), stacked(experts.scale, like)).to_event(1)

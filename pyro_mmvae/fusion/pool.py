@@ -41,10 +41,12 @@ def precision_pool(
 
     :param weights: exponents of the experts; the total precision must be positive.
     """
-    tau = scale.square().reciprocal()
+    tau = 1 / (scale * scale)
     weights = weights.to(loc.dtype)
     weighted = weights * stacked(tau, weights)
-    prior_tau = prior_scale.square().reciprocal() * prior_weight
+    prior_tau = 1 / (prior_scale * prior_scale)
+    if isinstance(prior_weight, Tensor) or prior_weight != 1.0:
+        prior_tau = prior_tau * prior_weight
     total = weighted.sum(0) + prior_tau
     first = (weighted * stacked(loc, weights)).sum(0) + prior_tau * prior_loc
     return dist.Normal(first / total, total.rsqrt()).to_event(1)

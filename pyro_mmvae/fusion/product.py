@@ -46,6 +46,8 @@ class Product(Fusion):
     arXiv:1802.05335, eq. (4).
     """
 
+    takes_single_rows = True
+
     def __init__(self, *, prior_expert: PriorExpert = "always") -> None:
         super().__init__()
         if prior_expert not in ("always", "never", "full_only"):
@@ -63,7 +65,7 @@ class Product(Fusion):
         """The product as a Normal, meaningless where nothing is observed unless the prior is Gaussian (returned)."""
         require_normal("Product", experts)
         loc, scale, gaussian = gaussian_prior(prior)
-        weight = prior_weight(self.prior_expert, mask, experts.loc.dtype)
+        weight = prior_weight(self.prior_expert, mask, experts.loc.dtype, len(experts.names))
         return precision_pool(experts.loc, experts.scale, mask.unsqueeze(-1), loc, scale, weight), gaussian
 
 
@@ -77,9 +79,16 @@ def require_normal(rule: str, experts: Experts) -> None:
         )
 
 
-def prior_weight(rule: PriorExpert, mask: Tensor, dtype: torch.dtype) -> Tensor | float:  # shape: (*batch, 1)
-    """Weight of the prior in the product; 1 where nothing is observed, so that the product is the prior there."""
+def prior_weight(
+    rule: PriorExpert,
+    mask: Tensor,  # shape: (M, *batch), bool
+    dtype: torch.dtype,
+    count: int,
+) -> Tensor | float:  # shape: (*batch, 1)
+    """Weight of the prior in a product of ``count`` experts; 1 where nothing is observed, so that the product is the prior there."""
     if rule == "always":
         return 1.0
-    included = ~mask.any(0) if rule == "never" else ~mask.any(0) | mask.all(0)
+    included = ~mask.any(0)
+    if rule == "full_only" and len(mask) == count:
+        included = included | mask.all(0)
     return included.unsqueeze(-1).to(dtype)

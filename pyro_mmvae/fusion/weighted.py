@@ -87,6 +87,6 @@ class GeometricMean(Fusion):
 
 def _pooled(prior: Any, experts: Experts, weights: Tensor, mask: Tensor, own: Tensor | None = None) -> Any:
     loc, scale, gaussian = gaussian_prior(prior)
-    weight = prior_weight("never", mask, experts.loc.dtype) if own is None else own
+    weight = prior_weight("never", mask, experts.loc.dtype, len(mask)) if own is None else own
     fused = precision_pool(experts.loc, experts.scale, weights, loc, scale, weight)
     return fused if gaussian else with_prior(prior, fused, mask.any(0))

@@ -58,8 +58,8 @@ class Enumerated:
         if not self.dims or len(fn.batch_shape) < -self._first:
             return fn
         self._own[site] = fn
-        touched = [f for f in self._connected(fn.batch_shape)]
-        foreign = set().union(*(plates for _, plates in touched)) - _plates()
+        touched = self._connected(fn.batch_shape)
+        foreign = frozenset[str]().union(*(plates for _, plates in touched)) - _plates()
         if foreign:
             raise NotImplementedError(
                 f"latent {site!r} depends on enumerated latents inside the plates {sorted(foreign)}, in which it does "
@@ -84,8 +84,8 @@ class Enumerated:
 
     def _connected(self, batch_shape: torch.Size) -> list[tuple[Tensor, frozenset[str]]]:
         """The factors that share an enumeration dimension with ``batch_shape``, directly or through each other."""
-        dims, found = self._touched(batch_shape), []
-        left = list(self.factors)
+        dims, left = self._touched(batch_shape), list(self.factors)
+        found: list[tuple[Tensor, frozenset[str]]] = []
         while True:
             near = [f for f in left if dims & self._touched(f[0].shape)]
             if not near:

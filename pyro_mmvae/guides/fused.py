@@ -64,8 +64,8 @@ class Fused(nn.Module):
         super().__init__()
         nested = _by_site(encoders)
         if not isinstance(story, ObservedModel):
-            names = modalities if modalities is not None else tuple(dict.fromkeys(m for e in nested.values() for m in e))
-            story = observe(story, names, private=private)
+            encoded = tuple(dict.fromkeys(m for own in nested.values() for m in own))
+            story = observe(story, encoded if modalities is None else modalities, private=private)
         object.__setattr__(self, "observed", story)  # the model owns the story's parameters, not the guide
         sites = _sites(nested, story)
         self.encoders = NamedModules({site: NamedModules(own) for site, own in sites.items()})
@@ -93,8 +93,8 @@ class Fused(nn.Module):
             for m, encoder in own.items():
                 if id(encoder) not in done:
                     how = self._how[site, m]
-                    index = obs_mask.index.get(m)
-                    done[id(encoder)] = encode_rows(encoder, m, data[m], obs_mask[m], obs_mask.rows[m], index=index, **how)
+                    rows, index = obs_mask.rows[m], obs_mask.index.get(m)
+                    done[id(encoder)] = encode_rows(encoder, m, data[m], obs_mask[m], rows, index=index, **how)
             features = self.fusion[site].features(data, obs_mask)
             experts[site] = Experts(tuple(own), tuple(done[id(e)] for e in own.values()), features)
         return experts
@@ -150,7 +150,7 @@ def _sites(nested: dict[str, EncoderMap], model: ObservedModel) -> dict[str, dic
         owner = model.private.get(site)
         if owner is not None and set(own) != {owner}:
             raise ValueError(f"latent {site!r} is private to {owner!r}, but has encoders of {list(own)}.")
-    return {site: dict(own) for site, own in nested.items()}
+    return {site: {m: own[m] for m in model.modalities if m in own} for site, own in nested.items()}
 
 
 def _only_latent(model: ObservedModel) -> str:
@@ -170,7 +170,7 @@ def _only_latent(model: ObservedModel) -> str:
     return latents[0]
 
 
-def Product(  # noqa: N802, a guide by the name of its rule
+def Product(
     story: ObservedModel | Callable[..., Any],
     encoders: EncoderMap | Mapping[str, EncoderMap],
     *,
@@ -251,10 +251,13 @@ class FuseMessenger(Messenger):
             msg["infer"] = {**msg["infer"], "private_to": self.private[name]}  # type: ignore[typeddict-unknown-key]
         own = self.experts[name]
         own.largest = masks.largest
-        mask = torch.stack([masks.rows[m] for m in own.names])
-        msg["fn"] = posterior_at(
-            self.rules[name], msg["fn"], own, mask, component=components_wanted(), site=name
-        )
+        rule = self.rules[name]
+        mask = torch.stack([masks.rows[m] for m in own.names])  # shape: (M, *batch)
+        if masks.owners is not None and rule.takes_single_rows and mask.dim() <= 3 and set(masks.owners) <= set(own.names):
+            members = [own.names.index(m) for m in masks.owners]
+            mask = mask[members] if mask.dim() == 2 else mask[members, list(range(len(members)))].unsqueeze(0)
+            own = own.only(members)
+        msg["fn"] = posterior_at(rule, msg["fn"], own, mask, component=components_wanted(), site=name)
 
     def _pyro_post_sample(self, msg: Message) -> None:
         name = msg["name"]

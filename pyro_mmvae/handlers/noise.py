@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
+from pyro_mmvae.distributions import Where
 from pyro_mmvae.handlers.observe import in_plates
 
 __all__ = ["NoiseMessenger", "noise"]
@@ -21,6 +22,9 @@ __all__ = ["NoiseMessenger", "noise"]
 
 def _place(fn: TorchDistribution, eps: Tensor) -> Tensor:
     """loc + scale * eps, for location-scale families (wrappers removed)."""
+    if isinstance(fn, Where):
+        rows = fn.condition.reshape(fn.condition.shape + (1,) * len(fn.event_shape))
+        return torch.where(rows, _place(fn.first, eps), _place(fn.second, eps))
     base = fn
     while isinstance(base, torch.distributions.Independent):
         base = base.base_dist

@@ -78,16 +78,19 @@ def prepared(model: Program, guide: Program | None, data: Values, obs_mask: Mask
     :raises TypeError: if masks come beside a dataset, which has its own.
     :raises NotImplementedError: for a model in which no modality can be found.
     """
+    values: Any = data
     if isinstance(data, MultimodalDataset):
         if obs_mask is not None:
             raise TypeError("obs_mask: a dataset has its own. Fix: pass data.data and a mask, or the dataset alone.")
-        data, obs_mask = data.data, data.obs_mask
-    device = next((x.device for x in (data if data is not None else {}).values() if isinstance(x, Tensor)), None)
-    if not isinstance(data, Data):
-        data, obs_mask = _at_home(data, model, guide), _at_home(obs_mask, model, guide)
-    if data is None and n is None:
+        values, obs_mask = data.data, data.obs_mask
+    if values is None and n is None:
         raise ValueError("data: nothing to condition on, so the number of rows is unknown. Fix: generate(n).")
-    programs = prepare(model, guide, data, obs_mask, n, 1)  # type: ignore[arg-type]
+    device = None
+    if isinstance(values, Mapping):
+        device = next((x.device for x in values.values() if isinstance(x, Tensor)), None)
+    if not isinstance(values, Data):
+        values, obs_mask = _at_home(values, model, guide), _at_home(obs_mask, model, guide)
+    programs = prepare(model, guide, values, obs_mask, n, 1)  # type: ignore[arg-type]
     if not programs.names:
         raise NotImplementedError(
             "model: no modality was found in it. Fix: make it with pyro_mmvae.observe(story, modalities), or mark its "

@@ -37,15 +37,14 @@ def sum_out(trace: Trace, sites: Mapping[str, Any], scores: Mapping[str, Tensor]
     if not enumerated:
         return list(scores.values())
     trace.symbolize_dims()
-    letters = trace.plate_to_symbol
-    factors: list[Factor] = []
-    for name, site in sites.items():
-        plates = frozenset(letters[f.name] for f in site["cond_indep_stack"] if f.vectorized)
-        factors.append((packed.pack(scores[name], site["infer"]["_dim_to_symbol"]), plates))
-    order = [
-        (site["infer"]["_enumerate_symbol"], frozenset(letters[f.name] for f in site["cond_indep_stack"] if f.vectorized))
-        for site in reversed(enumerated)
+
+    def plates_of(site: Any) -> Plates:
+        return frozenset(trace.plate_to_symbol[f.name] for f in site["cond_indep_stack"] if f.vectorized)
+
+    factors: list[Factor] = [
+        (packed.pack(scores[name], site["infer"]["_dim_to_symbol"]), plates_of(site)) for name, site in sites.items()
     ]
+    order = [(site["infer"]["_enumerate_symbol"], plates_of(site)) for site in reversed(enumerated)]
     homes = dict(order)
     for letter, plates in sorted(order, key=lambda latent: -len(latent[1])):
         factors = _eliminate(factors, letter, plates, homes)

@@ -37,7 +37,7 @@ class Rows(TorchDistribution):
         self.has_rsample = all(p.has_rsample for p in parts)
         self.sizes = [p.batch_shape[-1] for p in parts]
         first = parts[0]
-        super().__init__((*first.batch_shape[:-1], sum(self.sizes)), first.event_shape, validate_args=False)
+        super().__init__(first.batch_shape[:-1] + torch.Size([sum(self.sizes)]), first.event_shape, validate_args=False)
 
     @property
     def support(self) -> Constraint:  # type: ignore[override]

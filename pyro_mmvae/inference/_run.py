@@ -27,7 +27,17 @@ from pyro_mmvae.masks import ObsMask
 from pyro_mmvae.objectives.passes import canonical, plain_log_prob
 from pyro_mmvae.stories import data_plate
 
-__all__ = ["draw_discrete", "encode", "local_latents", "log_joint", "log_proposal", "outer_form", "run_guide", "run_model"]
+__all__ = [
+    "draw_discrete",
+    "encode",
+    "local_latents",
+    "log_joint",
+    "log_proposal",
+    "outer_form",
+    "run_guide",
+    "run_model",
+    "site_scores",
+]
 
 Site = dict[str, Any]
 Draws = int | tuple[int, ...] | None  # None: no plate of draws; a tuple: one plate per entry, right left of the story's
@@ -128,9 +138,9 @@ def _is_local(site: Site) -> bool:
 
 def _samples(trace: Trace) -> Iterator[tuple[str, Site]]:
     for name, site in trace.nodes.items():
-        if site["type"] == "sample" and not isinstance(site["fn"], _Subsample):
-            if not site["infer"].get("_deterministic"):
-                yield name, site
+        if site["type"] != "sample" or isinstance(site["fn"], _Subsample) or site["infer"].get("_deterministic"):
+            continue
+        yield name, site
 
 
 def local_latents(trace: Trace) -> dict[str, Site]:
@@ -190,7 +200,7 @@ def log_joint(
     parts = sum_out(trace, counted, scores)
     total = sum(canonical(score, batch.nesting)[:, 0] for score in parts)
     if not isinstance(total, Tensor):
-        raise ValueError("model: no modality or latent lies inside a plate named 'data'. Fix: name the plate of rows so.")
+        raise ValueError("model: no site lies inside a plate named 'data'. Fix: give the plate of rows that name.")
     return total.expand(draws, batch.size)
 
 
@@ -201,6 +211,12 @@ def _scaled(site: Site) -> Tensor:
     own = site["scale"] * frame.size / full
     score = plain_log_prob(site)
     return score if isinstance(own, float | int) and abs(own - 1.0) < 1e-12 else score * own
+
+
+def site_scores(batch: Batch, trace: Trace, draws: int) -> dict[str, Tensor]:  # {modality: shape (S, B)}
+    """log p(x_m | z) of each modality in a run of the model."""
+    sites = {name: site for name, site in _samples(trace) if name in batch.names}
+    return {m: canonical(_scaled(s), batch.nesting)[:, 0].expand(draws, batch.size) for m, s in sites.items()}
 
 
 def draw_discrete(

@@ -29,8 +29,8 @@ class Weights:
 
         >>> w = Weights(4, tail=False)
         >>> w.add(torch.zeros(3, 1)); w.add(torch.zeros(1, 1))
-        >>> w.value.tolist(), w.ess.tolist()
-        ([0.0], [4.0])
+        >>> w.ess.tolist(), w.standard_error.tolist()
+        ([4.0], [0.0])
 
     :param count: the number of weights that will come, K.
     :param tail: keep the largest ones for Pareto's k.

@@ -12,6 +12,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pyro_mmvae.datasets import MultimodalDataset
 from pyro_mmvae.distributions import Lazy, map_params
 from pyro_mmvae.inference._anatomy import anatomy
 from pyro_mmvae.inference._batch import Batch, Values, evaluation, known_names, positive, prepared
@@ -68,7 +69,7 @@ def generate(
     with evaluation(model, guide):
         batch = _story_batch(model, data, n)
         latents = _outline(model, data).latents
-        drawn = {} if prior is None else _drawn(prior, n, model, latents)  # type: ignore[arg-type]
+        drawn = {} if prior is None else _drawn(prior, n, model, latents)
         home = next(iter(batch.obs_mask.values())).device
         values = {site: _inside(x.to(home), site, batch, (1, 1)) for site, x in drawn.items()}
         wanted = known_names("target", target, batch.names)
@@ -129,14 +130,22 @@ def _dense(fn: TorchDistribution) -> TorchDistribution:
     return fn.dense() if isinstance(fn, Lazy) else fn
 
 
-def _outline(model: Any, data: Any) -> Outline:
+def _covariates(model: Any, data: Values) -> dict[str, Tensor]:
+    """The story's arguments, whatever else is in the data."""
+    if data is None:
+        return {}
+    tensors = data.data if isinstance(data, MultimodalDataset) else data
+    return {name: x for name, x in tensors.items() if name in model.covariates and x is not None}
+
+
+def _outline(model: Any, data: Values) -> Outline:
     """The story's sites, covariates considered."""
     if not isinstance(model, ObservedModel):
         raise NotImplementedError(
             f"generate and decode run a story by itself, which {type(model).__name__} does not have. Fix: make the "
             "model with pyro_mmvae.observe(story, modalities), or run it with pyro.infer.Predictive."
         )
-    covariates = {} if data is None else {name: x for name, x in dict(data).items() if name in model.covariates}
+    covariates = _covariates(model, data)
     missing = [name for name in model.story.required if name not in covariates]
     if missing:
         raise ValueError(f"data: the story takes the covariates {missing}. Fix: data={{{missing[0]!r}: ...}}.")
@@ -146,11 +155,10 @@ def _outline(model: Any, data: Any) -> Outline:
 def _story_batch(model: Any, data: Values, n: int) -> Batch:
     """Rows of which nothing is observed."""
     _outline(model, data)
-    given = {} if data is None else {name: x for name, x in dict(data).items() if name in model.covariates}  # type: ignore[call-overload]
-    return prepared(model, None, given, None, n)
+    return prepared(model, None, _covariates(model, data), None, n)
 
 
-def _shared(model: ObservedModel, latents: Mapping[str, Any]) -> str:
+def _shared(model: Any, latents: Mapping[str, Any]) -> str:
     """The only latent that is not private."""
     shared = [site for site in latents if site not in model.private]
     if len(shared) != 1:
@@ -164,14 +172,14 @@ def _check_sites(what: str, sites: Collection[str], latents: Mapping[str, Any]) 
         raise ValueError(f"{what}: {unknown} are no latents of the story; its latents are {list(latents)}.")
 
 
-def _drawn(prior: Sampler, n: int, model: ObservedModel, latents: Mapping[str, Any]) -> dict[str, Tensor]:
+def _drawn(prior: Sampler, n: int, model: Any, latents: Mapping[str, Any]) -> dict[str, Tensor]:
     """Draws ``(n, *event)`` of the latents that the sampler knows."""
     if isinstance(prior, torch.distributions.Distribution):
         prior = {_shared(model, latents): prior}
     if isinstance(prior, Mapping):
-        found: Any = {site: fn.sample() if fn.batch_shape == (n,) else fn.sample((n,)) for site, fn in prior.items()}
+        found: Any = {site: _sampled(fn, n) for site, fn in prior.items()}
     elif callable(prior):
-        found = prior(n)
+        found = prior(n)  # type: ignore[arg-type]
     else:
         raise TypeError(f"prior: expected a Distribution, a mapping or a function of n, got {type(prior).__name__}.")
     if isinstance(found, Tensor):
@@ -182,6 +190,10 @@ def _drawn(prior: Sampler, n: int, model: ObservedModel, latents: Mapping[str, A
         if x.shape[0] != n or tuple(x.shape[x.dim() - len(event) :]) != event:
             raise ValueError(f"prior: draws of {site!r} have shape {tuple(x.shape)}, expected {(n, *event)}.")
     return dict(found)
+
+
+def _sampled(fn: TorchDistribution, n: int) -> Tensor:
+    return fn.sample() if tuple(fn.batch_shape) == (n,) else fn.sample(torch.Size([n]))
 
 
 def _size(values: Mapping[str, Tensor], latents: Mapping[str, Any]) -> int:
@@ -225,4 +237,9 @@ def _flat_plates(fn: Any, batch: Batch, lead: tuple[int, ...]) -> Any:
     if batch.nesting == 1:
         return fn
     flat = (*lead, batch.size)
-    return map_params(fn, lambda p, c, k: p.expand(full + p.shape[p.dim() - k :]).reshape(flat + p.shape[p.dim() - k :]))
+
+    def without(p: Tensor, constraint: Any, k: int) -> Tensor:
+        event = p.shape[p.dim() - k :]
+        return p.expand(full + event).reshape(flat + event)
+
+    return map_params(fn, without)

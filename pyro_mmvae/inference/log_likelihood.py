@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, overload
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -98,11 +99,11 @@ def log_likelihood(
     with those of the sharper q(z | x_{A and S}) alone the weights of the second need not have a variance.)
     It is the model's own conditional, whatever the guide.
 
-    The estimate is consistent; its logarithm is biased downwards, by about ``standard_error ** 2 / 2``. A mixture
-    posterior is sampled and scored as the mixture. Where nothing is observed the value is exactly 0. Enumerated latents that the guide
-    lacks are summed out; others it lacks are proposed from the story. Missing values of a modality that feeds another
-    are integrated over the same way. Sites outside the plate ``data`` are drawn once per particle from the guide, and
-    their densities left out: log p(x_O) averaged over the guide's posterior of them.
+    The estimate is consistent, its logarithm biased downwards by about ``standard_error ** 2 / 2``. A mixture posterior
+    is sampled and scored as the mixture. Where nothing is observed the value is exactly 0. Enumerated latents that the
+    guide lacks are summed out; others it lacks are proposed from the story. Missing values of a modality that feeds
+    another are integrated over the same way. Sites outside the plate ``data`` are drawn once per particle from the
+    guide, and their densities left out: p(x_O) averaged over the guide's posterior of them.
 
     Example::
 
@@ -192,16 +193,14 @@ def _evidence(batch: Batch, masks: ObsMask, rows: Tensor, ask: _Ask) -> LogLikel
     """log p of everything in ``masks`` for the chosen rows; 0, without error, for the others."""
     like = next((x for x in batch.data.values() if x.is_floating_point()), torch.zeros(()))
     home = next(iter(masks.values())).device
-    out = {
-        name: torch.full((batch.size,), start, dtype=like.dtype, device=home)
-        for name, start in (("value", 0.0), ("standard_error", 0.0), ("ess", ask.num_particles), ("pareto_k", torch.nan))
-    }
+    start = {"value": 0.0, "standard_error": 0.0, "ess": float(ask.num_particles), "pareto_k": torch.nan}
+    out = {name: torch.full((batch.size,), x, dtype=like.dtype, device=home) for name, x in start.items()}
     index = rows.to(home).nonzero().squeeze(-1)
     if index.numel() == 0:
         return LogLikelihood(**out)
     if not batch.is_story:  # a model with plates of its own takes all rows
         index = torch.arange(batch.size, device=home)
-    shown = Batch(batch.model, batch.guide, batch.data, masks, batch.names, batch.nesting, batch.device).take(index)
+    shown = replace(batch, obs_mask=masks).take(index)
     weights = _weigh(shown, ask)
     found = {"value": weights.value, "standard_error": weights.standard_error, "ess": weights.ess}
     if ask.diagnostics:
@@ -220,8 +219,9 @@ def _weigh(batch: Batch, ask: _Ask) -> Weights:
         part = batch if block >= batch.size else batch.take(slice(start, start + block))
         experts = encode(part, part.obs_mask)
         weights = Weights(ask.num_particles, tail=ask.diagnostics)
-        for first in range(0, ask.num_particles, draws):
-            weights.add(_log_weights(part, experts, min(draws, ask.num_particles - first)))
+        with pyro.validation_enabled(False):  # the probe ran with it
+            for first in range(0, ask.num_particles, draws):
+                weights.add(_log_weights(part, experts, min(draws, ask.num_particles - first)))
         done.append(weights)
     return done[0] if len(done) == 1 else _joined(done, ask)
 
@@ -249,9 +249,8 @@ def _chunk(batch: Batch, ask: _Ask) -> tuple[int, int]:
         experts = encode(batch, batch.obs_mask)
         per_draw = measured(lambda k: _log_weights(batch, experts, k), device)
         return batch.size, _fitting(ask, device, per_draw)
-    row = batch.take(slice(0, 1))
-    fullest = {m: mask[:1] | mask.any(0, keepdim=True) for m, mask in batch.obs_mask.items()}
-    shown = Batch(row.model, row.guide, row.data, ObsMask(fullest, row.obs_mask.event_dims), row.names, row.nesting, row.device)
+    fullest = {m: mask.any(0, keepdim=True) for m, mask in batch.obs_mask.items()}
+    shown = replace(batch.take(slice(0, 1)), obs_mask=ObsMask(fullest, batch.obs_mask.event_dims))
     experts = encode(shown, shown.obs_mask)
     per_draw = measured(lambda k: _log_weights(shown, experts, k), device)
     most = _fitting(ask, device, per_draw)

@@ -14,7 +14,15 @@ from torch import Tensor
 from pyro_mmvae.datasets import MultimodalDataset
 from pyro_mmvae.inference._anatomy import anatomy
 from pyro_mmvae.inference._batch import Batch, Masks, Values, evaluation, known_names, positive, prepared, split
-from pyro_mmvae.inference._run import draw_discrete, encode, local_latents, log_proposal, outer_form, run_guide, run_model
+from pyro_mmvae.inference._run import (
+    draw_discrete,
+    encode,
+    local_latents,
+    log_proposal,
+    outer_form,
+    run_guide,
+    run_model,
+)
 from pyro_mmvae.inference.predictive import PredictMessenger
 from pyro_mmvae.masks import ObsMask
 from pyro_mmvae.nn import expected

@@ -69,7 +69,7 @@ class PredictMessenger(Messenger):
     def _passed_on(self, name: str, fn: TorchDistribution, known: Tensor, draw: Tensor | None) -> Tensor:
         x = self.data.get(name)
         if x is None:
-            return fill_value(fn.support, fn.event_shape).expand(fn.event_shape) if draw is None else draw
+            return fill_value(fn.support, fn.event_shape).expand(fn.event_shape) if draw is None else draw  # type: ignore[arg-type]
         return x if draw is None else torch.where(known, x, draw)
 
 

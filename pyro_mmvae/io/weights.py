@@ -12,7 +12,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-__all__ = ["collect", "first_mismatch", "put"]
+__all__ = ["collect", "first_mismatch", "put", "refuse_stale_store"]
 
 
 def collect(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -69,12 +69,7 @@ def first_mismatch(saved: Mapping[str, Tensor], shared: Mapping[str, str], modul
 
 
 def put(saved: Mapping[str, Tensor], shared: Mapping[str, str], module: nn.Module) -> None:
-    """
-    Give a module the saved values and dtypes; names that shared a tensor share it again.
-
-    :raises RuntimeError: if Pyro's param store holds other values for the module's own Pyro parameters.
-    """
-    _refuse_stale_store(module)
+    """Give a module the saved values and dtypes; names that shared a tensor share it again."""
     floating = [x.dtype for x in saved.values() if x.is_floating_point()]
     if floating:
         module.to(floating[0])  # buffers that are not saved follow
@@ -102,16 +97,22 @@ def _leaves(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
             yield path, part, leaf
 
 
-def _refuse_stale_store(module: nn.Module) -> None:
-    """A PyroModule reads its parameters from the store if that knows their names, whatever was loaded."""
+def refuse_stale_store(module: nn.Module) -> None:
+    """
+    Refuse to go on while Pyro's param store would hide what is loaded.
+
+    A PyroModule takes its PyroParams from the store if that knows their names, whatever the module itself holds.
+
+    :raises RuntimeError: if the store holds another tensor under such a name.
+    """
     store = pyro.get_param_store()
     for part in module.modules():
         if not isinstance(part, PyroModule):
             continue
-        for leaf in (*part._pyro_params, *part._parameters):
-            full = part._pyro_get_fullname(leaf.removesuffix("_unconstrained"))
-            if full in store:
+        for leaf in part._pyro_params:
+            full = f"{part._pyro_name}.{leaf}" if part._pyro_name else leaf
+            if full in store and store._params[full] is not getattr(part, f"{leaf}_unconstrained"):
                 raise RuntimeError(
-                    f"load: Pyro's param store already holds {full!r}, which would hide the loaded value. Fix: call "
+                    f"load: Pyro's param store holds another {full!r}, which would hide the loaded value. Fix: call "
                     "pyro.clear_param_store() before loading."
                 )

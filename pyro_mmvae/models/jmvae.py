@@ -47,7 +47,8 @@ class JMVAE(Configurable, MultimodalVAE):
     :param decoders: modality -> module from z to a Distribution over the modality.
     :param latent_dim: size of z.
     :param joint_encoder: the joint network, see :class:`pyro_mmvae.fusion.Joint`; None: a masked MLP.
-    :param subset_posterior: q(z | x_S) for 1 < \|S\| < M: "joint", "product" (multivae) or "bayes".
+    :param subset_posterior: q(z | x_S) for 1 < \|S\| < M: "joint", "product" (multivae) or "bayes". With the products
+        the joint network answers complete samples only, and an incomplete sample has the evidence bound alone.
     :param alpha: weight of the unimodal encoders' terms (the paper: 0.1).
     :param beta: weight of the KL to the prior.
     :param warmup: training steps over which a rises linearly from 0.
@@ -77,8 +78,9 @@ class JMVAE(Configurable, MultimodalVAE):
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
         joint = default_joint_encoder(model, decoders, latent_dim) if joint_encoder is None else joint_encoder
         guide = Fused(model, {"z": encoders}, fusion=Joint(joint, subsets=subset_posterior))
+        joint_only = 1.0 if subset_posterior == "joint" else lambda context: context.observed.all(-1)
         terms = [
             Term(beta=Annealed(beta, warmup), rescale=factors(model, rescale)),
-            Term(Observed(), Nothing(), prior=Each(), beta=Annealed(alpha, warmup)),
+            Term(Observed(), Nothing(), prior=Each(), weight=joint_only, beta=Annealed(alpha, warmup)),
         ]
         super().__init__(model, guide, ELBO(Terms(terms)))

@@ -141,7 +141,8 @@ def to_json(value: Any) -> Any:
     for name, function in _FUNCTIONS.items():
         if function is value:
             return {"class": "function", "name": name}
-    return {"class": None, "was": type(value).__name__ if isinstance(value, nn.Module) else repr(value)[:80]}
+    named = inspect.isroutine(value) or isinstance(value, type)
+    return {"class": None, "was": value.__qualname__ if named else type(value).__name__}  # no repr: it may show data
 
 
 def from_config(config: Mapping[str, Any]) -> Any:

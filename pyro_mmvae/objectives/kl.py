@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent, Normal, kl_divergence
 from torch.distributions.utils import _sum_rightmost
 
 __all__ = ["known_kl"]
@@ -29,6 +29,9 @@ def known_kl(q: Any, p: Any) -> Tensor | None:  # shape: (*batch,)
         if dims == p.reinterpreted_batch_ndims:
             inner = known_kl(q.base_dist, p.base_dist)
             return None if inner is None else _sum_rightmost(inner, dims)
+    if isinstance(q, Normal) and isinstance(p, Normal):
+        ratio, shift = q.scale / p.scale, (q.loc - p.loc) / p.scale
+        return 0.5 * (ratio * ratio + shift * shift - 1) - ratio.log()
     try:
         return kl_divergence(q, p)
     except NotImplementedError:

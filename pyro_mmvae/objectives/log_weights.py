@@ -92,7 +92,9 @@ def _cross_densities(
         )
     position = torch.arange(count, device="cpu").repeat_interleave(count)
     drawn = {s: at_draws(z, done.guide.fns[s], position, programs.nesting) for s, z in values.items()}
-    masks = programs.masks(table.source.repeat(count, 1, 1), largest=table.structure.largest[0])
+    structure = table.structure
+    owners = None if structure.owners[0] is None else structure.owners[0] * count
+    masks = programs.masks(table.source.repeat(count, 1, 1), largest=structure.largest[0], owners=owners)
     if stop_q and experts is not None:
         experts = {site: e.detach() for site, e in experts.items()}
 

@@ -137,7 +137,9 @@ class Programs:
         self,
         rows: Tensor,  # shape: (U, B, M), bool
         private: Tensor | None = None,  # shape: (U, B, M), bool
+        *,
         largest: int | None = None,
+        owners: tuple[str, ...] | None = None,
     ) -> ObsMask:
         """``rows`` as masks in inside form, ``(B,)`` if U is 1, else ``(U, 1, ..., 1, B)``."""
         own = self._spread(rows)
@@ -146,7 +148,7 @@ class Programs:
             k = self.obs_mask.event_dims[m]
             if k and mask.shape[1:] != (1,) * k:
                 out[m] = out[m] & mask
-        out.largest = largest
+        out.largest, out.owners = largest, owners
         if private is not None:
             out.private = self.masks(private)
         return out

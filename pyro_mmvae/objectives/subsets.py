@@ -60,6 +60,10 @@ class Nothing:
 class Each:
     """One row per modality, that modality alone."""
 
+    def owners(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The only modality of each row."""
+        return names
+
     def __call__(self, context: Context) -> Tensor:  # shape: (M, B, M)
         return _rows(singletons(len(context.names)), context)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.objectives.subsets import Context
-from pyro_mmvae.objectives.term import Gate, Number, Term
+from pyro_mmvae.objectives.term import Gate, Number, Selector, Term
 
 __all__ = ["Structure", "Table", "Terms"]
 
@@ -30,6 +30,7 @@ class Structure:
     :ivar whole_target: per modality, whether every term scores all that its draw is scored for.
     :ivar plain_beta: latent sites whose beta is 1 in all terms.
     :ivar largest: the most modalities in any source, and in any T.
+    :ivar owners: for sources and for T, the only modality that each row can hold, or None.
     """
 
     draws: tuple[int, ...]
@@ -39,6 +40,7 @@ class Structure:
     whole_target: tuple[bool, ...]
     plain_beta: frozenset[str]
     largest: tuple[int, int]
+    owners: tuple[tuple[str, ...] | None, tuple[str, ...] | None] = (None, None)
 
     @property
     def one_to_one(self) -> bool:
@@ -86,6 +88,7 @@ class Table:
         beta: dict[str, Tensor],
         rescale: Tensor | None,
         prior: Tensor | None,
+        owners: tuple[tuple[str, ...] | None, tuple[str, ...] | None] = (None, None),
     ) -> Table:
         """A table from its tensors, its structure read off them."""
         index = torch.tensor(draws, device="cpu")
@@ -98,6 +101,7 @@ class Table:
             whole_target=tuple((target == scored[index]).flatten(0, 1).all(0).tolist()),
             plain_beta=frozenset(site for site, b in beta.items() if bool((b == 1).all())),
             largest=(int(source.sum(-1).max()), 0 if prior is None else int(prior.sum(-1).max())),
+            owners=owners,
         )
         return cls(structure, source, private, scored, target, weight, beta, rescale, prior)
 
@@ -106,6 +110,7 @@ class Table:
         old = self.structure
         terms = [j for j, u in enumerate(old.draws) if u in draws]
         own = [i for i, j in enumerate(old.priors) if j in terms]
+        source, prior = old.owners
         return Table.of(
             [draws.index(old.draws[j]) for j in terms],
             [terms.index(old.priors[i]) for i in own],
@@ -117,6 +122,10 @@ class Table:
             beta={site: b[terms] for site, b in self.beta.items()},
             rescale=None if self.rescale is None else self.rescale[terms],
             prior=self.prior[own] if self.prior is not None and own else None,
+            owners=(
+                None if source is None else tuple(source[u] for u in draws),
+                None if prior is None or not own else tuple(prior[i] for i in own),
+            ),
         )
 
 
@@ -165,6 +174,8 @@ class _Builder:
         self.private: list[Tensor] = []
         self.gates: list[frozenset[Gate]] = []
         self.blocks: list[_Block] = []
+        self.drawn: list[Term] = []
+        self.priors: list[Selector] = []
 
     def add(self, term: Term) -> None:
         context, observed = self.context, self.context.observed
@@ -186,6 +197,8 @@ class _Builder:
         masked = weight * valid
         if term.renormalize:
             masked = masked * (weight.sum(0) / masked.sum(0).masked_fill(~valid.any(0), 1.0))
+        if term.prior is not None:
+            self.priors.append(term.prior)
         shape = (rows, *observed.shape)
         self.blocks.append(
             _Block(
@@ -209,6 +222,7 @@ class _Builder:
             self.sources.append(rows)
             self.private.append(self.context.observed.expand_as(rows) if term.private == "observed" else rows)
             self.gates.extend([term.detach] * len(rows))
+            self.drawn.append(term)
         return self.start[key]
 
     def build(self, drop: bool) -> Table:
@@ -232,7 +246,20 @@ class _Builder:
             beta={s: torch.cat([b.beta.get(s, b.beta[""]) for b in blocks]) for s in sites},
             rescale=_stacked_factors(blocks, self.context),
             prior=torch.cat(priors) if priors else None,
+            owners=(
+                _owners([t.source for t in self.drawn], self.context, len(self.gates)),
+                _owners(self.priors, self.context, sum(map(len, priors))),
+            ),
         )
+
+
+def _owners(selectors: Sequence[Selector], context: Context, count: int) -> tuple[str, ...] | None:
+    """The only modality of each row, where every selector's rows have a single one."""
+    known = [getattr(s, "owners", None) for s in selectors]
+    if not known or any(k is None for k in known):
+        return None
+    owners = tuple(m for k in known if k is not None for m in k(context.names))
+    return owners if len(owners) == count else None
 
 
 @dataclass

@@ -75,30 +75,33 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
     """
     structure = table.structure
     gate, count = structure.gates[0], len(structure.gates)
-    masks = programs.masks(table.source, table.private if structure.own_private else None, structure.largest[0])
+    private = table.private if structure.own_private else None
+    masks = programs.masks(table.source, private, largest=structure.largest[0], owners=structure.owners[0])
     detached = None if experts is None else {site: e.detach() for site, e in experts.items()}
 
     def sample(values: Mapping[str, Tensor] | None = None, experts: Any = experts) -> Sites:
         trace = programs.run_guide(masks, count, values=values, experts=experts)
         return sites_of(trace, programs.nesting)
 
-    if "posterior" in gate:
-        guide = with_parameters_detached([programs.guide], lambda: sample(experts=detached))
-    else:
-        guide = sample()
+    def stopped(values: Mapping[str, Tensor] | None = None) -> Sites:  # the guide re-runs the story: both stop
+        return with_parameters_detached([programs.guide, programs.model], lambda: sample(values, detached))
+
+    posterior = stopped if "posterior" in gate else sample
+    guide = posterior()
     _require_reparametrized(guide)
     values = {site: _prepared(site, z, gate, options.hook) for site, z in guide.values.items()}
     if options.stop_q:
-        both = [programs.guide, programs.model]
-        guide = with_parameters_detached(both, lambda: sample(values, detached))
+        guide = stopped(values)
     elif "z" in gate:
-        guide = sample(values)
+        guide = posterior(values)
     model = _score(programs, table, values, gate)
+    _require_equal_scales(guide, model)
     analytic = options.analytic and not options.stop_q
     out = Run(guide, model, values=values)
     out.divergence = _divergences(guide, model, analytic and _same_order(guide, model), programs.nesting)
     if table.prior is not None:
-        out.prior_divergence = _against_priors(programs, table, out, values, analytic, experts)
+        own = detached if "prior" in gate else experts
+        out.prior_divergence = _against_priors(programs, table, out, values, analytic, own)
     return out
 
 
@@ -132,6 +135,14 @@ def _require_reparametrized(guide: Sites) -> None:
                 "2. leave the site out of the guide, mark it infer={'enumerate': 'parallel'} in the story, and use "
                 "pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)"
             )
+
+
+def _require_equal_scales(guide: Sites, model: Sites) -> None:
+    if guide.fns and abs(guide.scale - model.scale) > 1e-9 * model.scale:
+        raise ValueError(
+            f"The plate 'data' has scale {guide.scale:g} in the guide and {model.scale:g} in the model. Fix: open it "
+            "with the same size in both, e.g. pyro_mmvae.stories.data_plate(batch, size), or drop size= in observe."
+        )
 
 
 def _same_order(guide: Sites, model: Sites) -> bool:
@@ -172,13 +183,16 @@ def _against_priors(
     together = [every] if programs.vectorized else list(every.split(1))
     for rows in together:
         drawn = {s: at_draws(z, done.guide.fns[s], position[rows], programs.nesting) for s, z in values.items()}
-        masks = programs.masks(table.prior[rows], largest=structure.largest[1])
+        owners = structure.owners[1]
+        owners = None if owners is None else tuple(owners[i] for i in rows.tolist())
+        masks = programs.masks(table.prior[rows], largest=structure.largest[1], owners=owners)
 
         def ask(masks: Any = masks, rows: Tensor = rows, drawn: Mapping[str, Tensor] = drawn) -> Sites:
             trace = programs.run_guide(masks, len(rows), values=drawn, experts=experts)
             return sites_of(trace, programs.nesting)
 
-        r = with_parameters_detached([programs.guide], ask) if "prior" in structure.gates[0] else ask()
+        both = [programs.guide, programs.model]
+        r = with_parameters_detached(both, ask) if "prior" in structure.gates[0] else ask()
         for site, fn in done.guide.fns.items():
             q = _take_draws(fn, position[rows], len(structure.gates), programs.nesting) if analytic else None
             known = None if q is None else known_kl(q, r.fns[site])

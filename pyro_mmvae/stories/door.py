@@ -5,12 +5,12 @@ Layer: stories.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from pyro_mmvae.distributions import outside
+from pyro_mmvae.distributions import base_support, outside
 from pyro_mmvae.masks import Data, ObsMask, batch_size, fill, normalize
 from pyro_mmvae.stories.story import ModalitySite, Outline, Story, outline
 
@@ -90,6 +90,7 @@ class Door:
         out = Data(covariates)
         for name, site in sites.items():
             if name in given:
+                masks[name] = _within_factors(name, masks[name], site)
                 out[name] = _check_values(name, given[name], masks[name], site)
             else:
                 fill_in = site.fill.to(device=device, dtype=_dtype(self.story, site))
@@ -111,7 +112,7 @@ class Door:
             if x is not None and not isinstance(x, Tensor):
                 raise TypeError(f"data[{name!r}]: expected a Tensor, got {type(x).__name__}. Fix: torch.as_tensor(x).")
             if isinstance(x, Tensor) and x.dim() == 0:
-                raise ValueError(f"data[{name!r}]: expected shape (B, *event), got a scalar.")
+                raise ValueError(f"data[{name!r}]: expected shape (B, *event), got a scalar. Fix: one row per sample.")
         return {name: x for name, x in data.items() if x is not None}
 
     def _covariates(self, data: Mapping[str, Tensor], obs_mask: Mapping[str, object] | None) -> dict[str, Tensor]:
@@ -122,9 +123,15 @@ class Door:
                     "Fix: drop it from obs_mask; impute it before, or make it a modality."
                 )
             if name in self.story.required and name not in data:
-                raise ValueError(f"data[{name!r}] is missing: the story takes the covariate {name!r} as argument.")
+                raise ValueError(
+                    f"data[{name!r}] is missing: the story takes the covariate {name!r} as argument. Fix: add it to "
+                    "data, or give the argument a default."
+                )
             if name in data and data[name].is_floating_point() and not bool(data[name].isfinite().all()):
-                raise ValueError(f"covariate {name!r} has NaN or infinite entries; covariates are always complete.")
+                raise ValueError(
+                    f"covariate {name!r} has NaN or infinite entries; covariates are always complete. Fix: impute it "
+                    "before, or make it a modality."
+                )
         return {name: data[name] for name in self.story.covariates if name in data}
 
 
@@ -144,29 +151,59 @@ def _check_values(
 ) -> Tensor:  # shape: (B, *event), filled
     if x.shape[1:] != site.event_shape:
         raise ValueError(
-            f"data[{name!r}]: expected shape (B, {', '.join(map(str, site.event_shape))}), got {tuple(x.shape)}. "
+            f"data[{name!r}]: expected shape {_shape(site.event_shape)}, got {tuple(x.shape)}. "
             f"The story's site {name!r} has event shape {tuple(site.event_shape)}. Fix: reshape the data, or check "
             ".to_event in the story."
         )
     filled = fill(x, mask, site.fill)
     if filled.is_floating_point():
-        _refuse(name, filled, ~filled.isfinite(), "is NaN or infinite where obs_mask says it is observed", (
-            "mark it as missing in obs_mask (False)"
-        ))
+        finite = filled.isfinite().reshape(len(filled), -1).all(-1)
+        what = "is NaN or infinite where obs_mask says it is observed"
+        _refuse(name, filled, ~finite, torch.isfinite, what, "mark it as missing in obs_mask (False)")
     bad = outside(site.support, filled)
     if bad is not None:
-        kind = str(getattr(site.support, "base_constraint", site.support)).lower()
+        base = base_support(site.support)
+        kind = str(base).lower()
         ways = next((w for k, w in _WAYS_OUT.items() if k in kind), "mask it, or choose a likelihood for such values")
-        _refuse(name, filled, bad, f"lies outside the support of {site.likelihood} ({site.support})", ways)
+        _refuse(name, filled, bad, base.check, f"lies outside the support of {site.likelihood} ({base})", ways)
     return filled
 
 
-def _refuse(name: str, x: Tensor, bad: Tensor, what: str, fix: str) -> None:
-    rows = bad.reshape(bad.shape[0], -1).any(-1)
-    if not bool(rows.any()):
+def _shape(event: Sequence[int]) -> str:
+    return "(B,)" if not event else f"(B, {', '.join(map(str, event))})"
+
+
+def _refuse(
+    name: str,
+    x: Tensor,  # shape: (B, *event)
+    bad: Tensor,  # shape: (B,), bool
+    check: Callable[[Tensor], Tensor],
+    what: str,
+    fix: str,
+) -> None:
+    """Name the first bad row and, where entries are good or bad one by one, the first bad entry."""
+    if not bool(bad.any()):
         return
-    row = int(rows.nonzero()[0])
-    entries = x[row].reshape(-1)
-    flags = bad[row].reshape(-1).expand(entries.shape) if bad.dim() > 1 else None
-    value = entries[flags][0].item() if flags is not None else entries.tolist()[:8]
-    raise ValueError(f"data[{name!r}] row {row}: value {value} {what}. Fix: {fix}.")
+    row = int(bad.nonzero()[0])
+    good = check(x[row])
+    entry = x[row][~good][0].item() if good.shape == x[row].shape else x[row].flatten()[:8].tolist()
+    raise ValueError(f"data[{name!r}] row {row}: value {entry} {what}. Fix: {fix}.")
+
+
+def _within_factors(
+    name: str,
+    mask: Tensor,  # shape: (B, *event or ones)
+    site: ModalitySite,
+) -> Tensor:  # shape: as mask, with ones in the dimensions over which the likelihood is joint
+    """Features of one joint draw are observed together or not at all."""
+    joint = base_support(site.support).event_dim if site.joint is None else site.joint
+    if joint == 0 or all(size == 1 for size in mask.shape[1:]):
+        return mask
+    some = mask.any(tuple(range(-joint, 0)), keepdim=True)
+    if not bool((mask == some).all()):
+        raise ValueError(
+            f"obs_mask[{name!r}]: a per-feature obs_mask needs a likelihood that factorizes over the masked features, "
+            f"but {site.likelihood} is joint over its last {joint} event dimension(s). Fix: mask whole samples, shape "
+            "(B,), or use a likelihood of independent features (.to_event)."
+        )
+    return some

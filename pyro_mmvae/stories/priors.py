@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pyro_mmvae.nn import Configurable
+from pyro_mmvae.nn.mlp import positive_int
 
 __all__ = ["LaplacePrior", "NormalPrior"]
 
@@ -27,13 +28,14 @@ class NormalPrior(Configurable, nn.Module):
 
     :param latent_dim: size of z.
     :param learn: whether location and standard deviation are parameters (starting at 0 and 1).
+    :raises ValueError: if ``latent_dim`` is no positive integer.
     """
 
     def __init__(self, latent_dim: int, *, learn: bool = False) -> None:
         super().__init__()
         self.learn = learn
         for name in ("loc", "log_scale"):
-            value = torch.zeros(latent_dim)
+            value = torch.zeros(positive_int(latent_dim, "latent_dim"))
             setattr(self, name, nn.Parameter(value)) if learn else self.register_buffer(name, value)
 
     def forward(self) -> Any:  # event_shape: (D,)
@@ -46,11 +48,12 @@ class LaplacePrior(Configurable, nn.Module):
 
     Example::
 
-        >>> float(LaplacePrior(4)().base_dist.scale.mean())
+        >>> LaplacePrior(4)().base_dist.scale.mean().item()
         1.0
 
     :param latent_dim: size of z.
     :param learn: whether :math:`\eta` is a parameter (starting at 0: all scales 1).
+    :raises ValueError: if ``latent_dim`` is no positive integer.
 
     [1] *Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models*, Shi, Siddharth, Paige and
     Torr, NeurIPS 2019, arXiv:1911.03393; the parametrization is that of the published code.
@@ -59,7 +62,7 @@ class LaplacePrior(Configurable, nn.Module):
     def __init__(self, latent_dim: int, *, learn: bool = True) -> None:
         super().__init__()
         self.learn = learn
-        value = torch.zeros(latent_dim)
+        value = torch.zeros(positive_int(latent_dim, "latent_dim"))
         if learn:
             self.logits = nn.Parameter(value)
         else:

@@ -21,19 +21,27 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyro_mmvae.distributions import fill_value
+from pyro_mmvae.distributions import Lazy, factorized_dims, fill_value
 
 __all__ = ["LatentSite", "ModalitySite", "Outline", "Story", "outline"]
 
 
 @dataclass(frozen=True)
 class ModalitySite:
-    """One modality of a story: its shape, its support, a constant inside it, and its likelihood's class."""
+    """
+    One modality of a story: its shape, its support, a constant inside it, its likelihood's class.
+
+    :ivar cost: multiply-adds per row that a lazy likelihood saves where it is not scored; 0 for one that runs anyway,
+        None if unknown.
+    :ivar joint: trailing event dimensions over which the likelihood does not factorize; None if unknown.
+    """
 
     event_shape: torch.Size
     support: Constraint
     fill: Tensor
     likelihood: str
+    cost: int | None = 0
+    joint: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Story(nn.Module):
 
     An ``nn.Module`` whose ``forward`` is the program is taken as it is. A function is accepted together with the
     networks it uses, ``modules={...}``; a function whose closure or globals hold networks that were not given is
-    refused, since they would silently be neither trained nor saved.
+    refused, since they would silently be neither trained nor saved. Either may be wrapped in Pyro's handlers.
 
     Example::
 
@@ -81,14 +89,19 @@ class Story(nn.Module):
         super().__init__()
         if not callable(program):
             raise TypeError(f"story: expected an nn.Module or a function, got {type(program).__name__}.")
-        self.modules_given = nn.ModuleList([] if modules is None else modules.values())
+        given = [] if modules is None else list(modules.values())
+        inner = inspect.unwrap(program)  # what Pyro's handlers wrap
+        if isinstance(inner, nn.Module):
+            signature = inspect.signature(inner.forward)
+            given += [inner] if inner is not program else []
+        else:
+            signature = inspect.signature(program)
+            _refuse_hidden_networks(inner, given)
+        self.modules_given = nn.ModuleList(given)
         if isinstance(program, nn.Module):
             self.program = program
-            signature = inspect.signature(program.forward)
         else:
-            _refuse_hidden_networks(program, () if modules is None else tuple(modules.values()))
             object.__setattr__(self, "program", program)
-            signature = inspect.signature(program)
         self.covariates = _covariates(signature)
         self.required = tuple(p.name for p in signature.parameters.values() if p.default is p.empty)
 
@@ -107,13 +120,14 @@ def _covariates(signature: inspect.Signature) -> tuple[str, ...]:
 
 
 def _refuse_hidden_networks(program: Callable[..., Any], given: Collection[nn.Module]) -> None:
-    if not inspect.isfunction(program):
+    if not inspect.isfunction(program) and not inspect.ismethod(program):
         return
     known = {id(m) for module in given for m in module.modules()}
     names = inspect.getclosurevars(program)
+    own = {"self": program.__self__} if inspect.ismethod(program) else {}
     hidden = [
         name
-        for name, value in {**names.globals, **names.nonlocals}.items()
+        for name, value in {**names.globals, **names.nonlocals, **own}.items()
         if any(id(m) not in known for m in _networks(value))
     ]
     if hidden:
@@ -150,8 +164,20 @@ class _OutlineMessenger(Messenger):
         if isinstance(fn, _Subsample):
             return
         if name in self.names:
+            if name in self.modalities:
+                raise ValueError(
+                    f"{name!r} names two sites of the story, such as a modality and a latent site, and is taken. Fix: "
+                    "rename one of them."
+                )
+            if not isinstance(fn, torch.distributions.Distribution):
+                raise TypeError(
+                    f"modality {name!r}: expected a Distribution over it, got {type(fn).__name__}. Fix: a decoder "
+                    "returns e.g. dist.Normal(loc, scale).to_event(1)."
+                )
             value = fill_value(fn.support, fn.event_shape)
-            self.modalities[name] = ModalitySite(fn.event_shape, fn.support, value, _likelihood_name(fn))
+            cost = fn.cost if isinstance(fn, Lazy) else 0
+            likelihood, joint = _family(fn)
+            self.modalities[name] = ModalitySite(fn.event_shape, fn.support, value, likelihood, cost, joint)
             msg["value"] = value.expand(fn.batch_shape + fn.event_shape)
             msg["done"] = True
 
@@ -160,16 +186,33 @@ class _OutlineMessenger(Messenger):
         if isinstance(fn, _Subsample):
             return
         self.nesting = max([self.nesting, *(-f.dim for f in msg["cond_indep_stack"] if f.dim is not None)])
+        if name in self.names:
+            _check_batch_shape(name, fn, {f.dim: f.size for f in msg["cond_indep_stack"] if f.dim is not None})
         deterministic = msg["infer"].get("_deterministic", False)
         if name not in self.names and not msg["is_observed"] and not deterministic:
             enumerated = msg["infer"].get("enumerate") is not None
             self.latents[name] = LatentSite(fn.event_shape, fn.support, enumerated, fn.has_rsample)
 
 
-def _likelihood_name(fn: TorchDistribution) -> str:
+def _check_batch_shape(name: str, fn: TorchDistribution, plates: Mapping[int, int]) -> None:
+    sizes = enumerate(reversed(fn.batch_shape), start=1)
+    if any(size not in (1, plates.get(-i, 1)) for i, size in sizes):
+        raise ValueError(
+            f"modality {name!r}: on one row its likelihood has batch shape {tuple(fn.batch_shape)}, event shape "
+            f"{tuple(fn.event_shape)}; expected batch shape (1,). Fix: .to_event so that all dimensions of the "
+            "modality are event dimensions, and one likelihood per row of the latent."
+        )
+
+
+def _family(fn: TorchDistribution) -> tuple[str, int | None]:
+    """The likelihood's class, and the event dimensions over which it is joint; a lazy one says what its decoder does."""
+    if isinstance(fn, Lazy):
+        own = getattr(getattr(fn.fn, "__self__", None), "likelihood", fn)
+        return type(own).__name__, getattr(own, "joint_dims", None)
+    joint = fn.event_dim - factorized_dims(fn)
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
-    return type(fn).__name__
+    return type(fn).__name__, joint
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Layer: training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -116,20 +116,24 @@ class _Buffers:
     """Copies of a module's buffers (running statistics), renewed only where they were written to."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.copies: dict[str, tuple[Tensor, int, Tensor]] = {}
+        self.owners = [m for m in module.modules() if m._buffers]
+        self.copies: dict[tuple[nn.Module, str], tuple[Tensor, int, Tensor]] = {}
+
+    def _each(self) -> Iterator[tuple[tuple[nn.Module, str], Tensor]]:
+        for module in self.owners:
+            yield from (((module, name), b) for name, b in module._buffers.items() if b is not None)
 
     def save(self) -> None:
-        for name, buffer in self.module.named_buffers():
-            known = self.copies.get(name)
+        for key, buffer in self._each():
+            known = self.copies.get(key)
             if known is None or known[0] is not buffer or known[1] != buffer._version:
-                self.copies[name] = buffer, buffer._version, buffer.clone()
+                self.copies[key] = buffer, buffer._version, buffer.clone()
 
     def restore(self) -> None:
         with torch.no_grad():
-            for name, buffer in self.module.named_buffers():
-                if name in self.copies:
-                    buffer.copy_(self.copies[name][2])
+            for key, buffer in self._each():
+                if key in self.copies:
+                    buffer.copy_(self.copies[key][2])
 
 
 class _Params(Messenger):

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 def story(shift):
     z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
-    pyro.sample("a", dist.Normal((z + shift.unsqueeze(-1)).expand(z.shape[:-1] + (2,)), 1.0).to_event(1))
+    pyro.sample("a", dist.Normal((z + shift.unsqueeze(-1)).expand((*z.shape[:-1], 2)), 1.0).to_event(1))
     pyro.sample("s", dist.Normal(z[..., 0], 1.0))
     pyro.sample("c", dist.Normal(z, 1.0).to_event(1))
 

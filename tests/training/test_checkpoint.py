@@ -24,7 +24,7 @@ RUNS = {
     "no seed": {},
     "validation": {"seed": 4, "validation": 0.25, "patience": 5},
     "validation, no seed": {"validation": 0.25},
-    "schedule": {"seed": 4, "scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 2, gamma=0.5)},
+    "schedule": {"seed": 4, "scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 3, gamma=0.5)},
     "plateau": {"seed": 4, "scheduler": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0)},
     "momentum": {"seed": 4, "optimizer": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9), "clip_norm": 1.0},
 }
@@ -55,7 +55,12 @@ def test_resumed_equals_uninterrupted(name, tmp_path):
 
 def test_best_epoch_before_the_interruption_is_remembered(tmp_path):
     path = tmp_path / "run.ckpt"
-    options = {**OPTIONS, "validation": 0.25, "seed": 1, "optimizer": lambda p: torch.optim.SGD(p, lr=-0.01)}
+    options = {
+        **OPTIONS,
+        "validation": 0.25,
+        "seed": 1,
+        "optimizer": lambda p: torch.optim.SGD(p, lr=0.01, maximize=True),
+    }
     vae, after = cases.vae(), []
     history = fit(
         vae, cases.data(), epochs=1, checkpoint=path,
@@ -63,7 +68,7 @@ def test_best_epoch_before_the_interruption_is_remembered(tmp_path):
     )  # fmt: skip
     other = cases.vae(seed=8)
     history = fit(other, cases.data(), epochs=3, resume=path, **options)
-    assert history.best_epoch == 1  # the learning rate is negative: it only gets worse
+    assert history.best_epoch == 1
     assert cases.differing(cases.weights(other), after[0]) == []
 
 
@@ -143,11 +148,12 @@ def test_truncated_files_are_refused(share, tmp_path):
 def test_a_flipped_byte_is_seen(tmp_path):
     path = saved(tmp_path)
     with zipfile.ZipFile(path) as file:
-        largest = max(file.infolist(), key=lambda info: info.file_size)
+        tensors = [info for info in file.infolist() if "/data/" in info.filename]
+        largest = max(tensors, key=lambda info: info.file_size)
     content = bytearray(path.read_bytes())
-    content[largest.header_offset + 200] ^= 1
+    content[largest.header_offset + largest.file_size // 2] ^= 1
     path.write_bytes(bytes(content))
-    refused(path, "damaged|cannot be read")
+    refused(path, "damaged")
 
 
 class Evil:

@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_mmvae.distributions import SharedScaleNormal
 from pyro_mmvae.distributions.likelihoods import OptimalNormal
 from pyro_mmvae.nn.likelihoods.base import Likelihood, PositiveParameter
 
@@ -80,7 +81,10 @@ class Normal(Likelihood):
         scale = self.scale(loc, *rest)
         if isinstance(self.scale, _RunningScale) and self.training:
             return OptimalNormal(loc, scale, floor=self.scale.floor, report=self.scale.update)
-        return dist.Normal(loc, scale)
+        if self.scale.num_raw:
+            return dist.Normal(loc, scale)
+        fixed = getattr(self.scale, "value", None)
+        return SharedScaleNormal(loc, fixed if isinstance(fixed, int | float) else scale)
 
 
 class Laplace(Likelihood):

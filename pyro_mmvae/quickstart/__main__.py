@@ -1,0 +1,122 @@
+"""Digits with missing parts, from the data to pictures of what was learned; the file to read first.
+
+Layer: quickstart. Run it with ``python -m pyro_mmvae.quickstart``; results go to ``quickstart-output/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI
+from pyro.optim import ClippedAdam
+from torch import Tensor, nn
+
+import pyro_mmvae as mm
+from pyro_mmvae.objectives import Annealed, Observed, Powerset
+from pyro_mmvae.quickstart import baselines, pictures, scores, tables
+
+LATENT, HIDDEN = 24, (192, 192)
+EPOCHS, BATCH, WARMUP = 250, 128, 0.4
+
+
+class Digit(nn.Module):
+    """How one digit comes about: a code z, and from it both halves of the image and the name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        grey = mm.nn.Binomial(16)  # grey levels are counts from 0 to 16
+        self.top = mm.nn.MLPDecoder(LATENT, (4, 8), likelihood=grey, hidden=HIDDEN)
+        self.bottom = mm.nn.MLPDecoder(LATENT, (4, 8), likelihood=grey, hidden=HIDDEN)
+        self.label = mm.nn.MLPDecoder(LATENT, (), likelihood=mm.nn.Categorical(10), hidden=(64,))
+        self.register_buffer("zero", torch.zeros(LATENT))
+
+    def forward(self) -> None:
+        """One sample: no data, no masks, no plate."""
+        z = pyro.sample("z", dist.Normal(self.zero, 1.0).to_event(1))
+        pyro.sample("top", self.top(z))
+        pyro.sample("bottom", self.bottom(z))
+        pyro.sample("label", self.label(z))
+
+
+def to_unit(x: Tensor) -> Tensor:  # shape: that of x
+    """Grey levels 0..16 as numbers in [0, 1]."""
+    return x / 16
+
+
+def build(steps: int) -> mm.MultimodalVAE:
+    """The model, the guide and the objective, for a training of so many steps."""
+    model = mm.observe(Digit(), modalities=("top", "bottom", "label"))
+    encoders = {
+        "top": mm.nn.MLPEncoder((4, 8), LATENT, hidden=HIDDEN, dropout=0.1, transform=to_unit),
+        "bottom": mm.nn.MLPEncoder((4, 8), LATENT, hidden=HIDDEN, dropout=0.1, transform=to_unit),
+        "label": mm.nn.EmbeddingEncoder(10, LATENT, hidden=(64,)),
+    }
+    guide = mm.guides.Product(model, encoders)  # q(z | what is observed): the prior times one expert for each part
+
+    # What is maximized: twice the evidence lower bound, and a third of it given each subset of what a digit shows,
+    # so that every subset alone predicts the rest. The name of a digit counts four times.
+    shared = {"rescale": {"label": 4.0}, "beta": Annealed(1.0, round(WARMUP * steps))}
+    joint = mm.Term(Observed(), Observed(), weight=2.0, **shared)
+    subsets = mm.Term(Powerset(), Observed(), weight=1 / 3, subsets="contained", **shared)
+    return mm.MultimodalVAE(model, guide, mm.ELBO(mm.Terms([joint, subsets])))
+
+
+def train(vae: mm.MultimodalVAE, digits: mm.datasets.MultimodalDataset, epochs: int) -> None:
+    """Plain stochastic variational inference."""
+    from tqdm import tqdm
+
+    batches = digits.batches(BATCH, shuffle=True)
+    optimizer = ClippedAdam({"lr": 3e-3, "lrd": 0.02 ** (1 / (epochs * len(batches))), "clip_norm": 1e3})
+    svi = SVI(vae.model, vae.guide, optimizer, loss=vae.objective)
+    progress = tqdm(range(epochs), desc="training", unit="epoch")
+    for _ in progress:
+        loss = sum(svi.step(data, obs_mask) for data, obs_mask in batches)
+        progress.set_postfix(loss=f"{loss / len(digits):.1f} nats per digit", refresh=False)
+    vae.eval()
+
+
+def run(seed: int, epochs: int, particles: int) -> tuple[mm.MultimodalVAE, mm.datasets.MultimodalDataset, tables.Run]:
+    """Train with one seed; the model, the held-out digits and their scores."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(seed)
+    complete, held_out = mm.datasets.digits().split(0.8, seed=0)
+    hidden = complete.hide(0.5, seed=seed)  # half of all entries, at least one left in each row
+
+    start = time.process_time()
+    vae = build(epochs * -(-len(hidden) // BATCH))
+    train(vae, hidden, epochs)
+    trained = time.process_time()
+    model = scores.of_model(vae, held_out, particles=particles)
+    others = baselines.of_baselines(hidden, complete, held_out)
+    return vae, held_out, tables.Run(seed, model, others, trained - start, time.process_time() - trained)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, print the tables, draw the pictures."""
+    parser = argparse.ArgumentParser(prog="python -m pyro_mmvae.quickstart", description=main.__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="number of trainings, from --seed on; tables are means")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--particles", type=int, default=1000, help="importance samples per log-likelihood")
+    parser.add_argument("--output", type=Path, default=Path("quickstart-output"))
+    options = parser.parse_args(argv)
+
+    seeds = range(options.seed, options.seed + options.seeds)
+    runs = []
+    for seed in seeds:
+        vae, held_out, done = run(seed, options.epochs, options.particles)
+        runs.append(done)
+    print(tables.report(runs, len(held_out), options.particles))
+    print(f"\nThe pictures of seed {seeds[-1]}, and an ArviZ file:")
+    for path in pictures.draw_all(vae, held_out, options.output):
+        print(f"  {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The whole step as one graph: loss and gradients recorded once per shape, then replayed without any bookkeeping.
+
+Layer: training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_mmvae.handlers.observe import GATHER_WORK, dense_rows
+from pyro_mmvae.masks import Data, ObsMask
+from pyro_mmvae.objectives import Context, Objective, Table
+from pyro_mmvae.objectives.passes import Programs
+from pyro_mmvae.stories import ObservedModel
+from pyro_mmvae.training.tidy import tidy
+
+__all__ = ["TracedLoss", "traceable"]
+
+#: Graphs kept; a run whose batches need more goes on without recording.
+MOST_GRAPHS = 16
+
+
+def traceable(vae: nn.Module) -> str | None:
+    """
+    Why the step of ``vae`` cannot be recorded safely; None if it can.
+
+    A recording repeats what Python decided when it was made. That is safe for the library's own modules and torch's;
+    a module of a user may decide anew at each call.
+    """
+    model, guide, objective = vae.model, vae.guide, vae.objective
+    if not isinstance(objective, Objective) or not isinstance(model, ObservedModel):
+        return "the objective or the model is not the library's"
+    if not getattr(guide, "vectorized", False) or model.draw:
+        return "the guide does not answer masks with leading dimensions, or unobserved values are drawn"
+    if any(term.detach for term in objective.terms.terms):
+        return "terms have gates"
+    if getattr(objective, "gradient", "path") != "path":
+        return "the gradient estimator is not 'path'"
+    for module in vae.modules():
+        if not type(module).__module__.startswith(("torch.nn.", "pyro_mmvae.")):
+            return f"{type(module).__name__} is no module of torch or of the library"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return "BatchNorm must see the observed rows only"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{type(module).__name__} has hooks"
+    return None
+
+
+class _Run(nn.Module):
+    """Holds the vae while a thunk runs with other parameters."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, thunk: Callable[[], Tensor]) -> Tensor:
+        return thunk()
+
+
+@dataclass
+class _Graph:
+    run: GraphModule
+    used: list[int]
+
+
+class TracedLoss:
+    """
+    ``loss = traced(data, obs_mask)``: the objective's loss, gradients added to the parameters.
+
+    Semantically equivalent to ``vae.objective.differentiable_loss(...).backward()``, with networks run on all rows.
+    Batches for which that would cost more than it saves take that way, too.
+
+    :param vae: see :func:`traceable`.
+    """
+
+    def __init__(self, vae: nn.Module) -> None:
+        self.vae, self.holder = vae, _Run(vae)
+        parameters = dict(self.holder.named_parameters())
+        self.names = [n for n, p in parameters.items() if p.requires_grad]
+        self.leaves = [parameters[n] for n in self.names]
+        self.graphs: dict[Hashable, _Graph] = {}
+        self.possible: tuple[tuple[tuple[bool, ...], ...], tuple[int, int]] | None = None
+
+    def __call__(self, data: Data, obs_mask: ObsMask, *, scale: float = 1.0) -> Tensor:  # shape: ()
+        vae = self.vae
+        programs = vae.objective.programs(vae.model, vae.guide, data, obs_mask)
+        table = vae.objective.table(programs)
+        graph = None if self._gathering_pays(programs, table) else self._graph(programs, table)
+        if graph is None:
+            loss = vae.objective.loss_of(programs, table) * scale
+            if loss.requires_grad:
+                loss.backward()
+            return loss.detach()
+        with torch.no_grad():
+            loss, *grads = graph.run(self.leaves, list(self.holder.buffers()), _tensors(programs, table), scale)
+        for i, g in zip(graph.used, grads, strict=True):
+            p = self.leaves[i]
+            p.grad = g if p.grad is None else p.grad + g
+        return loss
+
+    def _gathering_pays(self, programs: Programs, table: Table) -> bool:
+        """Whether running the scored rows alone saves more than a recording does."""
+        given = {c: programs.data[c] for c in self.vae.model.covariates if c in programs.data}
+        sites = self.vae.model.door.outline(given).modalities
+        possible, _ = self._possible(programs)
+        scored = table.scored.sum((0, 1)).tolist()
+        for i, m in enumerate(programs.names):
+            cost = sites[m].cost
+            saved = sum(row[i] for row in possible) * programs.data.size - scored[i]
+            if cost is None or saved * programs.num_particles * cost >= GATHER_WORK:
+                return True
+        return False
+
+    def _possible(self, programs: Programs) -> tuple[tuple[tuple[bool, ...], ...], tuple[int, int]]:
+        """What each draw may score, and the largest sets: those of a sample that observes everything."""
+        if self.possible is None:
+            objective = self.vae.objective
+            every = torch.ones(1, len(programs.names), dtype=torch.bool, device="cpu")
+            with torch.random.fork_rng(devices=[]):
+                table = objective.terms.table(Context(every, programs.names, objective.step, objective.training))
+            random = any(getattr(t.source, "random", False) for t in objective.terms.terms)
+            scored = torch.ones_like(table.scored) if random else table.scored
+            count = len(programs.names)
+            largest = (count, count) if random else table.structure.largest
+            self.possible = tuple(tuple(row) for row in scored[:, 0].tolist()), largest
+        return self.possible
+
+    def _graph(self, programs: Programs, table: Table) -> _Graph | None:
+        possible, largest = self._possible(programs)
+        if len(possible) != len(table.structure.gates):
+            return None
+        structure = replace(table.structure, largest=largest)
+        inputs = _tensors(programs, table)
+        key = (structure, tuple((t.shape, t.dtype) for t in inputs), self.vae.training, self.vae.objective.training)
+        if key not in self.graphs:
+            if len(self.graphs) >= MOST_GRAPHS:
+                return None
+            programs = replace(programs, possible=possible)
+            self.graphs[key] = self._record(programs, replace(table, structure=structure), inputs)
+        return self.graphs[key]
+
+    def _record(self, programs: Programs, table: Table, inputs: list[Tensor]) -> _Graph:
+        parameters = dict(self.holder.named_parameters())
+        leaves = [parameters[n].detach().requires_grad_() for n in self.names]
+        frozen = {n: p.detach() for n, p in parameters.items() if not p.requires_grad}
+        buffer_names = [n for n, _ in self.holder.named_buffers()]
+        buffers = [b.clone() for b in self.holder.buffers()]
+        used: list[int] = []
+
+        def step(leaves: list[Tensor], buffers: list[Tensor], tensors: list[Tensor], scale: float) -> list[Tensor]:
+            own, rows = _rebuilt(programs, table, tensors)
+            swapped = dict(zip(self.names, leaves, strict=True)) | frozen | dict(zip(buffer_names, buffers, strict=True))
+            loss = functional_call(self.holder, swapped, (lambda: self.vae.objective.loss_of(own, rows) * scale,))
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
+            used[:] = [i for i, g in enumerate(found) if g is not None]
+            return [loss.detach(), *(g for g in found if g is not None)]
+
+        states = torch.random.fork_rng(devices=[])
+        with states, pyro.validation_enabled(False), dense_rows():
+            graph = make_fx(step, tracing_mode="real")(leaves, buffers, inputs, 1.0)
+        tidy(graph)
+        return _Graph(graph, list(used))
+
+
+def _tensors(programs: Programs, table: Table) -> list[Tensor]:
+    """Everything that changes from batch to batch."""
+    device = next(iter(programs.data.values())).device
+    host = [table.source, table.private, table.scored, table.target, table.weight, *table.beta.values()]
+    host += [t for t in (table.rescale, table.prior) if t is not None]
+    return [
+        *programs.data.values(),
+        *programs.obs_mask.values(),
+        *programs.obs_mask.rows.values(),
+        *(t.to(device, non_blocking=True) for t in host),
+    ]
+
+
+def _rebuilt(programs: Programs, table: Table, tensors: list[Tensor]) -> tuple[Programs, Table]:
+    """The batch and its table with other tensors in their places, in the order of :func:`_tensors`."""
+    rest = iter(tensors)
+    data = Data({name: next(rest) for name in programs.data})
+    data.size, data.filled = programs.data.size, True
+    masks = ObsMask({}, programs.obs_mask.event_dims)
+    masks.update({m: next(rest) for m in programs.obs_mask})
+    masks.rows = {m: next(rest) for m in programs.obs_mask.rows}
+    own = replace(
+        table,
+        source=next(rest),
+        private=next(rest),
+        scored=next(rest),
+        target=next(rest),
+        weight=next(rest),
+        beta={site: next(rest) for site in table.beta},
+        rescale=None if table.rescale is None else next(rest),
+        prior=None if table.prior is None else next(rest),
+    )
+    return replace(programs, data=data, obs_mask=masks), own
