@@ -133,7 +133,8 @@ def main() -> None:
         ratios.append(ratio)
         hand, own, slow, svi = (1e3 * seconds[k] for k in ("hand", "ours", "eager", "svi"))
         print(f"{method:12s} {hand:9.2f} {own:9.2f} {ratio:6.2f} {slow:9.2f} {svi:9.2f}", flush=True)
-    print(f"geometric mean of the ratios {math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}, largest {max(ratios):.2f}")
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    print(f"geometric mean of the ratios {mean:.2f}, largest {max(ratios):.2f}")
 
 
 if __name__ == "__main__":

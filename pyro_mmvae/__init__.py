@@ -3,12 +3,28 @@
 Top layer: public names, no logic.
 """
 
-from pyro_mmvae import datasets, distributions, fusion, guides, handlers, inference, io, models, nn, objectives, stories
+from pyro_mmvae import (
+    datasets,
+    distributions,
+    fusion,
+    guides,
+    handlers,
+    inference,
+    io,
+    models,
+    nn,
+    objectives,
+    plotting,
+    stories,
+    training,
+)
+from pyro_mmvae.datasets import MultimodalDataset
 from pyro_mmvae.io import from_pretrained, load
 from pyro_mmvae.models import JMVAE, MMVAE, MVAE, MVTCAE, MoPoE
 from pyro_mmvae.nn import from_config
 from pyro_mmvae.objectives import ELBO, IWAE, Term, Terms
 from pyro_mmvae.stories import observe
+from pyro_mmvae.training import fit
 from pyro_mmvae.vae import MultimodalVAE
 
 __version__ = "0.1.0"
@@ -21,12 +37,14 @@ __all__ = [
     "MVAE",
     "MVTCAE",
     "MoPoE",
+    "MultimodalDataset",
     "MultimodalVAE",
     "Term",
     "Terms",
     "__version__",
     "datasets",
     "distributions",
+    "fit",
     "from_config",
     "from_pretrained",
     "fusion",
@@ -39,5 +57,7 @@ __all__ = [
     "nn",
     "objectives",
     "observe",
+    "plotting",
     "stories",
+    "training",
 ]

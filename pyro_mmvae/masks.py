@@ -53,6 +53,7 @@ class ObsMask(dict[str, Tensor]):
     :ivar private: an :class:`ObsMask`, or None for "the same".
     :ivar largest: an upper bound of the number of observed modalities in any row, if known on the host.
     :ivar owners: for every leading row, the only modality that it can observe, if known on the host.
+    :ivar host: bool ``(B, M)``, whole modalities on the host, in the order of the masks, if known there.
     :ivar index: modality -> indices of observed rows, made on the host when the batch was cut, or absent.
     """
 
@@ -61,6 +62,7 @@ class ObsMask(dict[str, Tensor]):
     index: dict[str, Tensor]
     largest: int | None
     owners: tuple[str, ...] | None
+    host: Tensor | None
 
     def __init__(self, masks: Mapping[str, Tensor], event_dims: Mapping[str, int]) -> None:
         super().__init__(masks)
@@ -70,6 +72,7 @@ class ObsMask(dict[str, Tensor]):
         self.index = {}
         self.largest = None
         self.owners = None
+        self.host = None
 
     @classmethod
     def of_rows(cls, rows: Mapping[str, Tensor], event_dims: Mapping[str, int]) -> ObsMask:

@@ -8,7 +8,7 @@ from pyro_mmvae.distributions.lazy import Lazy, Scored
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.params import map_params, unwrap
 from pyro_mmvae.distributions.shared_scale import SharedScaleNormal
-from pyro_mmvae.distributions.support import base_support, fill_value, outside
+from pyro_mmvae.distributions.support import base_support, bounds, fill_value, outside
 from pyro_mmvae.distributions.where import Where
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SharedScaleNormal",
     "Where",
     "base_support",
+    "bounds",
     "factorized_dims",
     "fill_value",
     "map_params",

@@ -133,7 +133,7 @@ class Lazy(TorchDistribution):
             fn = mask_event(fn, _take_rows(features, self.event_dim, block, index), name)
         scores = fn.log_prob(_take_rows(value, self.event_dim, block, index))
         scores = scores.expand(lead + index.shape)
-        flat = scores.new_zeros(lead + (prod(block),))
+        flat = scores.new_zeros((*lead, prod(block)))
         return flat.index_copy(-1, index, scores).reshape(shape)
 
 
@@ -162,7 +162,7 @@ def _take_rows(
     if len(batch) <= 1 and batch[-1:] == block[-1:]:
         return x.index_select(0, index if len(block) == 1 else index % block[-1])
     lead = batch[: max(len(batch) - len(block), 0)]
-    flat = x.expand(lead + block + event).reshape(lead + (prod(block),) + event)
+    flat = x.expand(lead + block + event).reshape((*lead, prod(block), *event))
     return flat.index_select(len(lead), index)
 
 
@@ -187,7 +187,7 @@ class Scored(TorchDistribution):
 
     @property
     def support(self) -> Constraint:  # type: ignore[override]
-        return self.base.support
+        return self.base.support  # type: ignore[return-value]
 
     @property
     def mean(self) -> Tensor:

@@ -61,6 +61,7 @@ class Mixture(TorchDistribution):
         return Mixture(_expand_stacked(self.components, shape), weights)
 
     def map_params(self, f: Callable[[Tensor, Any, int], Tensor], event_dim: int) -> Mixture:
+        """The same mixture with ``f`` applied to every parameter, see :func:`pyro_mmvae.distributions.map_params`."""
         weights = f(self.log_weights, None, event_dim)
         return Mixture(map_params(self.components, f, event_dim), weights)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions.utils import lazy_property
 
 __all__ = ["map_params", "unwrap"]
 
@@ -53,8 +54,16 @@ def map_params(
     params = {
         name: f(fn.__dict__[name], constraint, event_dim + constraint.event_dim)
         for name, constraint in type(fn).arg_constraints.items()
-        if isinstance(fn.__dict__.get(name), Tensor)
+        if name in _given(fn)
     }
     if not params:
         raise NotImplementedError(f"{type(fn).__name__} has no plain parameters; give it a method map_params(f, k).")
     return type(fn)(**params, validate_args=False)
+
+
+def _given(fn: Any) -> set[str]:
+    """Names of the parameters that make ``fn``; of equivalent ones (probs, logits) the first, the others are caches."""
+    kind = type(fn)
+    found = [name for name in fn.__dict__ if name in kind.arg_constraints and isinstance(fn.__dict__[name], Tensor)]
+    cached = [name for name in found if isinstance(getattr(kind, name, None), lazy_property)]
+    return set(found) - set(cached[1:])

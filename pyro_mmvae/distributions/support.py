@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-__all__ = ["base_support", "fill_value", "outside"]
+__all__ = ["base_support", "bounds", "fill_value", "outside"]
 
 
 def base_support(support: Constraint) -> Constraint:
@@ -18,6 +18,13 @@ def base_support(support: Constraint) -> Constraint:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def bounds(support: Constraint) -> list[Tensor]:
+    """The bounds of a support that are tensors: parameters of a distribution rather than constants."""
+    base = base_support(support)
+    found = [getattr(base, name, None) for name in ("lower_bound", "upper_bound")]
+    return [b for b in found if isinstance(b, Tensor)]
 
 
 def fill_value(
@@ -68,8 +75,8 @@ def outside(
 ) -> Tensor | None:  # shape: (B,), bool
     """Rows with an entry outside the support; None where the support depends on the sample and cannot be read here."""
     base = base_support(support)
-    for bound in ("lower_bound", "upper_bound"):
-        if torch.as_tensor(getattr(base, bound, 0.0)).numel() > 1:
+    for bound in bounds(support):
+        if bound.shape[: max(bound.dim() - value.dim() + 1, 0)].numel() > 1:
             return None
     if base is constraints.real or base is constraints.real_vector:
         return None

@@ -57,6 +57,7 @@ class Where(TorchDistribution):
         return Where(self.condition, self.first.expand(shape), self.second.expand(shape))
 
     def map_params(self, f: Callable[[Tensor, Any, int], Tensor], event_dim: int) -> Where:
+        """The same choice with ``f`` applied to every parameter, see :func:`pyro_mmvae.distributions.map_params`."""
         condition = f(self.condition.expand(self.batch_shape), None, event_dim)
         return Where(condition, map_params(self.first, f, event_dim), map_params(self.second, f, event_dim))
 

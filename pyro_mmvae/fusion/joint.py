@@ -45,7 +45,8 @@ class Joint(Fusion):
         super().__init__()
         if subsets not in ("joint", "product", "bayes"):
             raise ValueError(f"subsets: expected 'joint', 'product' or 'bayes', got {subsets!r}.")
-        self.encoder, self.subsets = encoder, subsets
+        self.encoder: Any = encoder
+        self.subsets = subsets
 
     def options(self) -> Mapping[str, Any]:
         return {"subsets": self.subsets}
@@ -61,7 +62,7 @@ class Joint(Fusion):
         none = (count == 0).unsqueeze(-1).to(experts.loc.dtype)
         own = -(count - 1).clamp(min=0).unsqueeze(-1).to(none.dtype) if self.subsets == "bayes" else 0.0
         posterior = self._product(experts, weights, loc, scale, own + none)
-        if experts.largest != 1:
+        if experts.largest is None or experts.largest > 1:
             several = count > 1 if self.subsets == "joint" else (count == len(mask)) & (count > 1)
             order = getattr(self.encoder, "modalities", experts.names)  # of the features, which may be its own
             shown = torch.stack([mask[experts.names.index(m)] for m in order], -1)

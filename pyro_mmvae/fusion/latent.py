@@ -62,7 +62,7 @@ def _flat(prior: Any, shape: torch.Size, real: bool, like: Tensor) -> Any:
     if not real:
         return dist.Normal(like.new_zeros(shape.numel()), 1.0).to_event(1)
     full = prior.batch_shape + shape
-    loc, scale = (p.expand(full).reshape(prior.batch_shape + (shape.numel(),)) for p in gaussian_prior(prior)[:2])
+    loc, scale = (p.expand(full).reshape((*prior.batch_shape, shape.numel())) for p in gaussian_prior(prior)[:2])
     return dist.Normal(loc, scale).to_event(1)
 
 

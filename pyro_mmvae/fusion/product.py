@@ -85,7 +85,7 @@ def prior_weight(
     dtype: torch.dtype,
     count: int,
 ) -> Tensor | float:  # shape: (*batch, 1)
-    """Weight of the prior in a product of ``count`` experts; 1 where nothing is observed, so that the product is the prior there."""
+    """Weight of the prior in a product of ``count`` experts; 1 where nothing is observed: the product is the prior."""
     if rule == "always":
         return 1.0
     included = ~mask.any(0)

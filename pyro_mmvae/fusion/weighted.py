@@ -79,7 +79,9 @@ class GeometricMean(Fusion):
         count = len(mask)
         given = experts.loc.new_ones(count + 1) if self.weights is None else experts.loc.new_tensor(self.weights)
         if len(given) != count + 1:
-            raise ValueError(f"GeometricMean: {count} experts and the prior need {count + 1} weights, got {len(given)}.")
+            raise ValueError(
+                f"GeometricMean: {count} experts and the prior need {count + 1} weights, got {len(given)}."
+            )
         pi = given[1:].reshape(-1, *(1,) * (mask.dim() - 1)) * mask
         total = pi.sum(0) + given[0]
         return _pooled(prior, experts, (pi / total).unsqueeze(-1), mask, (given[0] / total).unsqueeze(-1))

@@ -19,9 +19,10 @@ from pyro_mmvae.fusion import Experts, Fusion, posterior_at
 from pyro_mmvae.guides.component import components_wanted
 from pyro_mmvae.guides.encode import encode_rows, network_cost, takes_mask
 from pyro_mmvae.guides.enumerated import Enumerated
+from pyro_mmvae.handlers.registration import Registered
 from pyro_mmvae.masks import Data, ObsMask, fill
 from pyro_mmvae.nn import NamedModules
-from pyro_mmvae.stories import ObservedModel, Outline, Registered, data_plate, observe
+from pyro_mmvae.stories import ObservedModel, Outline, data_plate, observe
 
 __all__ = ["Fused", "Product"]
 
@@ -52,6 +53,10 @@ class Fused(nn.Module):
     #: Masks may have leading dimensions: all rows of a table of terms are answered in one call.
     vectorized = True
 
+    observed: ObservedModel
+    encoders: Any  # NamedModules of NamedModules: torch types the parts of modules as tensors or modules
+    fusion: Any
+
     def __init__(
         self,
         story: ObservedModel | Callable[..., Any],
@@ -74,7 +79,7 @@ class Fused(nn.Module):
             NamedModules(rule) if isinstance(rule, Mapping) else NamedModules(dict.fromkeys(sites, rule))
         )
         self.registered = Registered("guide")
-        self._how = {
+        self._how: dict[tuple[str, str], Any] = {
             (site, m): {"cost": network_cost(e), "with_mask": takes_mask(e)}
             for site, own in self.encoders.items()
             for m, e in own.items()
@@ -87,16 +92,16 @@ class Fused(nn.Module):
         :param data: prepared data.
         :param obs_mask: prepared masks ``(B, ...)``: what is observed, of which later masks are subsets.
         """
-        done: dict[int, Any] = {}
+        done: dict[tuple[int, str], Any] = {}
         experts = {}
         for site, own in self.encoders.items():
             for m, encoder in own.items():
-                if id(encoder) not in done:
+                if (id(encoder), m) not in done:
                     how = self._how[site, m]
                     rows, index = obs_mask.rows[m], obs_mask.index.get(m)
-                    done[id(encoder)] = encode_rows(encoder, m, data[m], obs_mask[m], rows, index=index, **how)
+                    done[id(encoder), m] = encode_rows(encoder, m, data[m], obs_mask[m], rows, index=index, **how)
             features = self.fusion[site].features(data, obs_mask)
-            experts[site] = Experts(tuple(own), tuple(done[id(e)] for e in own.values()), features)
+            experts[site] = Experts(tuple(own), tuple(done[id(e), m] for m, e in own.items()), features)
         return experts
 
     def register(self) -> None:
@@ -113,14 +118,14 @@ class Fused(nn.Module):
     ) -> None:
         self.register()
         model = self.observed
-        data, obs_mask = model.prepare(data, obs_mask, n)
+        batch, masks = model.prepare(data, obs_mask, n)
         if experts is None:
-            experts = self.encode(data, obs_mask)
-        given = {name: data[name] for name in model.covariates if name in data}
-        device = next(iter(data.values())).device
-        fuse = FuseMessenger(self.fusion, experts, data, obs_mask, model.door.outline(given), model.private)
+            experts = self.encode(batch, masks)
+        given = {name: batch[name] for name in model.covariates if name in batch}
+        device = next(iter(batch.values())).device
+        fuse = FuseMessenger(self.fusion, experts, batch, masks, model.door.outline(given), model.private)
         try:
-            with data_plate(data.size, model.size, device), fuse:
+            with data_plate(batch.size, model.size, device), fuse:
                 model.story(**given)
         except _LatentsDone:
             pass
@@ -214,7 +219,7 @@ class FuseMessenger(Messenger):
 
     def __init__(
         self,
-        rules: Mapping[str, Fusion] | NamedModules,
+        rules: Any,  # site -> Fusion
         experts: Mapping[str, Experts],
         data: Data,
         obs_mask: ObsMask,
@@ -253,7 +258,8 @@ class FuseMessenger(Messenger):
         own.largest = masks.largest
         rule = self.rules[name]
         mask = torch.stack([masks.rows[m] for m in own.names])  # shape: (M, *batch)
-        if masks.owners is not None and rule.takes_single_rows and mask.dim() <= 3 and set(masks.owners) <= set(own.names):
+        single = rule.takes_single_rows and mask.dim() <= 3
+        if masks.owners is not None and single and set(masks.owners) <= set(own.names):
             members = [own.names.index(m) for m in masks.owners]
             mask = mask[members] if mask.dim() == 2 else mask[members, list(range(len(members)))].unsqueeze(0)
             own = own.only(members)

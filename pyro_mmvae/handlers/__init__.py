@@ -7,8 +7,9 @@ from pyro_mmvae.handlers.marginalize_missing import MarginalizeMissingMessenger,
 from pyro_mmvae.handlers.noise import NoiseMessenger, noise
 from pyro_mmvae.handlers.observe import ObserveMessenger, observe
 from pyro_mmvae.handlers.plates import WithinPlate
-from pyro_mmvae.handlers.replay import ReplayMessenger, replay
+from pyro_mmvae.handlers.registration import Registered, unregistered
 from pyro_mmvae.handlers.replace_prior import ReplacePriorMessenger, replace_prior
+from pyro_mmvae.handlers.replay import ReplayMessenger, replay
 from pyro_mmvae.handlers.rescale import AnnealMessenger, RescaleMessenger, anneal, rescale
 from pyro_mmvae.handlers.score import ScoreMessenger, Target, score, target_of
 
@@ -17,6 +18,7 @@ __all__ = [
     "MarginalizeMissingMessenger",
     "NoiseMessenger",
     "ObserveMessenger",
+    "Registered",
     "ReplacePriorMessenger",
     "ReplayMessenger",
     "RescaleMessenger",
@@ -32,4 +34,5 @@ __all__ = [
     "rescale",
     "score",
     "target_of",
+    "unregistered",
 ]

@@ -15,6 +15,7 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyro_mmvae.distributions import fill_value
+from pyro_mmvae.handlers.score import target_of
 
 __all__ = ["MarginalizeMissingMessenger", "marginalize_missing"]
 
@@ -25,7 +26,8 @@ class MarginalizeMissingMessenger(Messenger):
 
     Their integral over p(x_missing | z) is 1. Without this, a guide that lacks them gives values and gradients
     biased by the expected log-density of the imputed rows. ``<name>_observed`` values are made safe under their mask.
-    In prediction (``poutine.get_mask() is False``) nothing is dropped: there the sites are the imputations.
+    In prediction (``poutine.get_mask() is False``) nothing is dropped: there the sites are the imputations. Objectives
+    see each such statement as the modality ``name``, and score it where their target is.
 
     :param keep: names whose unobserved halves the guide really samples.
     """
@@ -34,9 +36,11 @@ class MarginalizeMissingMessenger(Messenger):
         super().__init__()
         self.keep = frozenset(keep)
         self._observed: dict[str, Tensor] = {}
+        self._predicting = False
 
     def __enter__(self) -> MarginalizeMissingMessenger:
         self._observed.clear()
+        self._predicting = poutine.get_mask() is False  # inside the statement it is a tensor
         return super().__enter__()
 
     def _pyro_sample(self, msg: Message) -> None:
@@ -45,8 +49,13 @@ class MarginalizeMissingMessenger(Messenger):
             mask = msg["mask"].reshape(msg["mask"].shape + (1,) * fn.event_dim)
             value = msg["value"]
             constant = fill_value(fn.support, fn.event_shape).to(value)
-            msg["value"] = self._observed[name.removesuffix("_observed")] = torch.where(mask, value, constant)
-        elif name.endswith("_unobserved") and not msg["is_observed"] and poutine.get_mask() is not False:
+            base = name.removesuffix("_observed")
+            msg["value"] = self._observed[base] = torch.where(mask, value, constant)
+            msg["infer"] = {**msg["infer"], "modality": base}  # type: ignore[typeddict-unknown-key]
+            target = target_of(base)
+            if target is not None:
+                msg["mask"] = msg["mask"] & target.mask.to(value.device)
+        elif name.endswith("_unobserved") and not msg["is_observed"] and not self._predicting:
             base = name.removesuffix("_unobserved")
             if base in self._observed and base not in self.keep:
                 msg["value"] = self._observed[base]  # masked out by Pyro's own where, and never traced

@@ -72,7 +72,7 @@ class ObserveMessenger(Messenger):
         self.obs_mask = {} if obs_mask is None else obs_mask
         self.modalities, self.draw = frozenset(modalities), frozenset(draw)
         self.private = {} if private is None else private
-        self.filled = isinstance(data, Data) and data.filled
+        self.filled = isinstance(data, Data) and data.filled and isinstance(obs_mask, ObsMask)
 
     def _pyro_sample(self, msg: Message) -> None:
         name = msg["name"]
@@ -110,7 +110,7 @@ class ObserveMessenger(Messenger):
         if not isinstance(self.obs_mask, ObsMask):
             check_mask(name, mask, x.shape)
             mask = mask.reshape(mask.shape + (1,) * event_dim) if mask.dim() < x.dim() else mask
-        return fill(x, mask, fill_value(fn.support, fn.event_shape)), mask
+        return fill(x, mask, fill_value(fn.support, fn.event_shape)), mask  # type: ignore[arg-type]
 
 
 def _score(msg: Message, name: str, fn: TorchDistribution, value: Tensor, known: Tensor) -> None:

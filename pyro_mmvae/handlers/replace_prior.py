@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
@@ -38,7 +39,8 @@ class ReplacePriorMessenger(Messenger):
                 f"replace_prior: site {msg['name']!r} has event shape {tuple(msg['fn'].event_shape)}, the new prior "
                 f"{tuple(new.event_shape)}. Fix: a prior over the same space (.to_event)."
             )
-        msg["fn"] = new
+        # a plate inside this handler has broadcast the own distribution already, one outside will do so
+        msg["fn"] = new.expand(torch.broadcast_shapes(new.batch_shape, msg["fn"].batch_shape))
 
 
 def replace_prior(priors: Mapping[str, Prior]) -> ReplacePriorMessenger:

@@ -116,7 +116,7 @@ def _look(model: Any, covariates: Mapping[str, Tensor]) -> Anatomy:
         try:
             with torch.random.fork_rng(devices=devices), poutine.block(), pyro.plate("data", 1, dim=-1), looks[mark]:
                 model.story(**row)
-        except (TypeError, RuntimeError, ValueError, NotImplementedError, AttributeError):
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             if not mark:
                 raise
             looks[False].found.feeds = {m: frozenset(fills) for m in looks[False].found.plates}

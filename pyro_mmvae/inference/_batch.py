@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.datasets import MultimodalDataset
+from pyro_mmvae.handlers.registration import unregistered
 from pyro_mmvae.masks import Data, ObsMask, restrict
 from pyro_mmvae.objectives.prepare import prepare
-from pyro_mmvae.stories import ObservedModel, unregistered
+from pyro_mmvae.stories import ObservedModel
 
-__all__ = ["Batch", "evaluation", "known_names", "positive", "prepared", "split"]
+__all__ = ["Batch", "at_home", "evaluation", "known_names", "positive", "prepared", "split"]
 
 Program = Callable[..., Any]
 Values = Mapping[str, Tensor | None] | MultimodalDataset | None
@@ -89,7 +90,7 @@ def prepared(model: Program, guide: Program | None, data: Values, obs_mask: Mask
     if isinstance(values, Mapping):
         device = next((x.device for x in values.values() if isinstance(x, Tensor)), None)
     if not isinstance(values, Data):
-        values, obs_mask = _at_home(values, model, guide), _at_home(obs_mask, model, guide)
+        values, obs_mask = at_home(values, model, guide), at_home(obs_mask, model, guide)
     programs = prepare(model, guide, values, obs_mask, n, 1)  # type: ignore[arg-type]
     if not programs.names:
         raise NotImplementedError(
@@ -101,7 +102,7 @@ def prepared(model: Program, guide: Program | None, data: Values, obs_mask: Mask
     return Batch(model, guide, programs.data, programs.obs_mask, programs.names, programs.nesting, where)
 
 
-def _at_home(tensors: Any, *programs: Program | None) -> Any:
+def at_home(tensors: Any, *programs: Program | None) -> Any:
     """Tensors on the device of the first parameter, floating ones in its dtype."""
     modules = [p for p in programs if isinstance(p, nn.Module)]
     like = next((p for module in modules for p in module.parameters() if p.is_floating_point()), None)

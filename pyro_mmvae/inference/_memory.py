@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = ["CACHE_BYTES", "Allocated", "measured"]
@@ -19,9 +19,11 @@ __all__ = ["CACHE_BYTES", "Allocated", "measured"]
 CACHE_BYTES = 100_000_000
 
 
-class Allocated(TorchDispatchMode):
+class Allocated(TorchFunctionMode):
     """
-    Adds up the memory of all tensors that operations make, as if none were ever freed.
+    Adds up the memory of all tensors that functions of torch return, as if none were ever freed.
+
+    (``TorchDispatchMode`` would see more, but imports the compiler, which takes seconds.)
 
     Example::
 
@@ -38,15 +40,20 @@ class Allocated(TorchDispatchMode):
         super().__init__()
         self.bytes = self.largest = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {} if kwargs is None else kwargs
-        old = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = func(*args, **kwargs)
-        for t in tree_leaves(out):
-            if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in old:
-                size = t.untyped_storage().nbytes()
-                self.bytes, self.largest = self.bytes + size, max(self.largest, size)
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if made:
+            old = {_storage(t).data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+            sizes = [_storage(t).nbytes() for t in made if _storage(t).data_ptr() not in old]
+            self.bytes, self.largest = self.bytes + sum(sizes), max([self.largest, *sizes])
         return out
+
+
+def _storage(t: Tensor) -> torch.UntypedStorage:
+    with torch._C.DisableTorchFunction():
+        return t.untyped_storage()
 
 
 def measured(probe: Callable[[int], object], device: torch.device) -> float:

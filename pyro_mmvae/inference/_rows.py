@@ -48,6 +48,7 @@ class Rows(TorchDistribution):
         return Rows([p.expand((*lead, size)) for p, size in zip(self.parts, self.sizes, strict=True)])
 
     def map_params(self, f: Callable[[Tensor, Any, int], Tensor], event_dim: int) -> Rows:
+        """The same distribution with every parameter of every block replaced."""
         return Rows([map_params(p, f, event_dim) for p in self.parts])
 
     def _cat(self, parts: Sequence[Tensor], event_dim: int) -> Tensor:

@@ -16,10 +16,11 @@ from pyro.distributions import TorchDistribution
 from pyro.infer import infer_discrete
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from pyro_mmvae.handlers import ObserveMessenger, ScoreMessenger, replay
+from pyro_mmvae.handlers import ObserveMessenger, ScoreMessenger
 from pyro_mmvae.handlers.observe import in_plates
 from pyro_mmvae.inference._batch import Batch
 from pyro_mmvae.inference._enumeration import sum_out
@@ -55,6 +56,23 @@ class _Evaluate(ObserveMessenger):
         return torch.where(known, value, in_plates(fn).sample()), known
 
 
+class _Fix(Messenger):
+    """
+    Latents take the values given, and are neither drawn nor enumerated.
+
+    Unlike ``replay`` it leaves a site unfinished, so that enumeration outside sees what the site depends on.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"] = self.values[msg["name"]]
+            msg["infer"] = {**msg["infer"], "enumerate": None}  # type: ignore[typeddict-item]
+
+
 @contextmanager
 def _plates(batch: Batch, draws: Draws) -> Iterator[None]:
     """The plate of draws, around everything: a site outside the plate ``data`` is drawn once per particle."""
@@ -78,12 +96,11 @@ def run_guide(
     masks: ObsMask,
     draws: Draws,
     experts: Any = None,
-    values: Mapping[str, Tensor] | None = None,
 ) -> Trace:
     """One run of the guide on the rows, as a mixture where it is one."""
     if batch.guide is None:
         raise TypeError("guide: expected a Pyro guide, got None.")
-    with poutine.trace() as tracer, _plates(batch, draws), replay({} if values is None else values):
+    with poutine.trace() as tracer, _plates(batch, draws):
         if getattr(batch.guide, "vectorized", False):
             batch.guide(batch.data, masks, **({} if experts is None else {"experts": experts}))
         else:
@@ -117,7 +134,7 @@ def run_model(
             stack.enter_context(outer)
             stack.enter_context(ScoreMessenger(()))
         stack.enter_context(_plates(batch, draws))
-        stack.enter_context(replay(values))
+        stack.enter_context(_Fix(values))
         if not batch.is_story:
             batch.model(dict(batch.data), _door_form(masks))
             return tracer.trace

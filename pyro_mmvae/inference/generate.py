@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_mmvae.datasets import MultimodalDataset
 from pyro_mmvae.distributions import Lazy, map_params
 from pyro_mmvae.inference._anatomy import anatomy
-from pyro_mmvae.inference._batch import Batch, Values, evaluation, known_names, positive, prepared
+from pyro_mmvae.inference._batch import Batch, Values, at_home, evaluation, known_names, positive, prepared
 from pyro_mmvae.inference._run import run_model
 from pyro_mmvae.inference.predict import ancestral
 from pyro_mmvae.inference.predictive import PredictMessenger
@@ -70,8 +70,7 @@ def generate(
         batch = _story_batch(model, data, n)
         latents = _outline(model, data).latents
         drawn = {} if prior is None else _drawn(prior, n, model, latents)
-        home = next(iter(batch.obs_mask.values())).device
-        values = {site: _inside(x.to(home), site, batch, (1, 1)) for site, x in drawn.items()}
+        values = {site: _inside(x, site, batch, (1, 1)) for site, x in at_home(drawn, model).items()}
         wanted = known_names("target", target, batch.names)
         wanted = batch.names if wanted is None else wanted
         out = ancestral(batch, batch.masks(()), values, 1, wanted, noise=noise, latents=return_latents)
@@ -116,8 +115,7 @@ def decode(
         _check_sites("z", values, latents)
         batch = _story_batch(model, data, _size(values, latents))
         lead = _lead(values, latents, batch)
-        home = next(iter(batch.obs_mask.values())).device
-        inside = {s: _inside(x.to(home), s, batch, lead) for s, x in values.items()}
+        inside = {s: _inside(x, s, batch, lead) for s, x in at_home(values, model).items()}
         wanted = known_names("target", target, batch.names)
         wanted = batch.names if wanted is None else wanted
         feeding = anatomy(batch).feeding(wanted, batch.names)
@@ -135,7 +133,7 @@ def _covariates(model: Any, data: Values) -> dict[str, Tensor]:
     if data is None:
         return {}
     tensors = data.data if isinstance(data, MultimodalDataset) else data
-    return {name: x for name, x in tensors.items() if name in model.covariates and x is not None}
+    return at_home({name: x for name, x in tensors.items() if name in model.covariates and x is not None}, model)
 
 
 def _outline(model: Any, data: Values) -> Outline:

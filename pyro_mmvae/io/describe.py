@@ -86,19 +86,12 @@ def model_of(model: Any) -> dict[str, Any]:
     }
     if not model.story.required:
         outline = model.door.outline()
-        decoders = getattr(model.story.program, "decoders", {})
         out["sites"] = {
-            m: {"event_shape": list(site.event_shape), "likelihood": _likelihood(decoders, m, site.likelihood)}
+            m: {"event_shape": list(site.event_shape), "likelihood": site.likelihood}
             for m, site in outline.modalities.items()
         }
         out["latents"] = {name: list(site.event_shape) for name, site in outline.latents.items()}
     return out
-
-
-def _likelihood(decoders: Any, m: str, seen: str) -> str:
-    """The likelihood's class: what the decoder says, as a lazy one does not show it, or what the dry run saw."""
-    own = getattr(decoders[m], "likelihood", None) if m in decoders else None
-    return seen if own is None else type(own).__name__
 
 
 def objective_of(value: Any) -> Any:

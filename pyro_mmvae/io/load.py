@@ -39,11 +39,7 @@ def save(vae: Any, path: str | os.PathLike[str]) -> None:
     :raises TypeError: if the model has state that is no tensor.
     """
     tensors, shared = collect(vae)
-    write(Path(path), Saved(vae.config, model_of(vae.model), _as_part(vae.objective), shared, tensors))
-
-
-def _as_part(objective: Any) -> dict[str, Any]:
-    return dict(objective_of(objective))
+    write(Path(path), Saved(vae.config, model_of(vae.model), objective_of(vae.objective), shared, tensors))
 
 
 def load(

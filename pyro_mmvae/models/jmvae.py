@@ -22,8 +22,8 @@ class JMVAE(Configurable, MultimodalVAE):
     r"""
     Joint multimodal VAE, JMVAE-kl [1].
 
-    Model: :math:`z \sim p(z)`, :math:`x_m \mid z` independent. Family: a joint network for several modalities, an encoder
-    of its own for each single one. Objective:
+    Model: :math:`z \sim p(z)`, :math:`x_m \mid z` independent. Family: a joint network for several modalities, an
+    encoder of its own for each single one. Objective:
 
     .. math:: \mathcal{L} = E_{q(z \mid x_O)} \sum_{m \in O} \lambda_m \log p(x_m \mid z)
         - a \Bigl( \beta \, \mathrm{KL}(q(z \mid x_O) \,\|\, p)

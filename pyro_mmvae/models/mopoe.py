@@ -25,9 +25,9 @@ class MoPoE(Configurable, MultimodalVAE):
     r"""
     Multimodal VAE with a mixture of products of experts [1].
 
-    Model: :math:`z \sim p(z)`, optional private :math:`w_m \sim \mathcal{N}(0, I)`, :math:`x_m \mid z, w_m` independent.
-    Family: for a subset T of what is observed, :math:`\tilde q(z \mid x_T)` is the product of its experts, with the prior
-    as an expert for the full set only (as in the published code). Objective:
+    Model: :math:`z \sim p(z)`, optional private :math:`w_m \sim \mathcal{N}(0, I)`, :math:`x_m \mid z, w_m`
+    independent. Family: for a subset T of what is observed, :math:`\tilde q(z \mid x_T)` is the product of its experts,
+    with the prior as an expert for the full set only (as in the published code). Objective:
 
     .. math:: \mathcal{L} = \frac{1}{|\mathcal{P}(O)|} \sum_{T \in \mathcal{P}(O)} \Bigl( E_{\tilde q_T} \sum_{m \in O}
         \lambda_m \log p(x_m \mid z, w_m) - \beta \, \mathrm{KL}(\tilde q_T \,\|\, p) \Bigr)
@@ -99,8 +99,9 @@ class MoPoE(Configurable, MultimodalVAE):
             private_dims=private_dims,
         )
         names = model.modalities
-        chosen = Powerset() if subsets is None else Fixed.of(subsets, names)
-        table = None if subsets is None else torch.tensor(chosen.table)
+        fixed = None if subsets is None else Fixed.of(subsets, names)
+        chosen = Powerset() if fixed is None else fixed
+        table = None if fixed is None else torch.tensor(fixed.table)
         rule = MixtureOfProducts(prior_expert=prior_expert, subsets=table)
         sites = {"z": encoders} | {f"z_{m}": {m: e} for m, e in private.items()}
         rules = {"z": rule if subset_posterior == "mixture" else Product(prior_expert=prior_expert)}

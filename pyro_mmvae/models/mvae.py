@@ -5,7 +5,7 @@ Layer: models.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pyro_mmvae.guides import Product
 from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, prior_of
@@ -20,11 +20,12 @@ class MVAE(Configurable, MultimodalVAE):
     r"""
     Multimodal VAE with a product of experts [1].
 
-    Model: :math:`z \sim p(z)`, :math:`x_m \mid z` independent. Family: :math:`q(z \mid x_S) \propto p(z) \prod_{m \in S}
-    q(z \mid x_m)`, for every S. Objective, per sample with observed set O:
+    Model: :math:`z \sim p(z)`, :math:`x_m \mid z` independent. Family: :math:`q(z \mid x_S) \propto p(z)
+    \prod_{m \in S} q(z \mid x_m)`, for every S. Objective, per sample with observed set O:
 
-    .. math:: \mathcal{L} = \mathrm{ELBO}_O + \sum_{m \in O} \mathrm{ELBO}_{\{m\}} + \sum_{j=1}^k \mathrm{ELBO}_{S_j \cap O},
-        \qquad \mathrm{ELBO}_S = E_{q(z \mid x_S)} \sum_{m \in S} \lambda_m \log p(x_m \mid z)
+    .. math:: \mathcal{L} = \mathrm{ELBO}_O + \sum_{m \in O} \mathrm{ELBO}_{\{m\}}
+        + \sum_{j=1}^k \mathrm{ELBO}_{S_j \cap O}, \qquad
+        \mathrm{ELBO}_S = E_{q(z \mid x_S)} \sum_{m \in S} \lambda_m \log p(x_m \mid z)
         - \beta \, \mathrm{KL}(q(z \mid x_S) \,\|\, p)
 
     Estimator: one draw per term, KL in closed form. Each term bounds log p(x_S); their sum bounds the sum of those, not
@@ -76,7 +77,7 @@ class MVAE(Configurable, MultimodalVAE):
     ) -> None:
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
         guide = Product(model, {"z": encoders}, prior_expert="always" if prior_expert else "never")
-        own = {"beta": Annealed(beta, warmup), "rescale": factors(model, rescale)}
+        own: dict[str, Any] = {"beta": Annealed(beta, warmup), "rescale": factors(model, rescale)}
         terms = [Term(**own)]
         terms += [Term(Each(), None, **own)] if unimodal else []
         terms += [Term(Random(k), None, **own)] if k else []

@@ -79,7 +79,8 @@ class MVTCAE(Configurable, MultimodalVAE):
 
         def likelihood(context: Context) -> Tensor:  # shape: (B, M)
             given = [own.get(m, 1.0) if isinstance(own, Mapping) else own for m in context.names]
-            return ((context.count - alpha) / context.count).unsqueeze(-1) * torch.tensor(given, dtype=torch.float64, device="cpu")
+            lambdas = torch.tensor(given, dtype=torch.float64, device="cpu")
+            return ((context.count - alpha) / context.count).unsqueeze(-1) * lambdas
 
         terms = [
             Term(beta=Annealed(beta * (1 - alpha), warmup), rescale=likelihood),

@@ -19,7 +19,8 @@ class Annealed:
     r"""
     A weight that rises from nearly 0 to ``value`` over ``steps`` training steps.
 
-    .. math:: \text{linear: } v \min(1, (t + 1) / T), \qquad \text{cosine: } v \tfrac12 (1 - \cos(\pi \min(1, (t + 1) / T)))
+    .. math:: \text{linear: } v \min(1, (t + 1) / T), \qquad
+        \text{cosine: } v \tfrac12 (1 - \cos(\pi \min(1, (t + 1) / T)))
 
     Cyclical: the linear rise fills the first half of every period of ``steps`` steps (Fu et al. 2019,
     arXiv:1903.10145). The clock counts training steps and stands still in evaluation.

@@ -110,7 +110,7 @@ def _shares_among(log_w: Tensor) -> Tensor:  # (K, J, B) -> (K, J, M, B)
     """w(z_jk) / (w(z_jk) + sum over the other particles l != k of component m)."""
     count = len(log_w)
     others = log_w.unsqueeze(0).expand(count, -1, -1, -1).clone()  # (K, K', M, B)
-    others[torch.arange(count), torch.arange(count)] = -torch.inf
+    others.diagonal(dim1=0, dim2=1).fill_(-torch.inf)
     rest = others.logsumexp(1).unsqueeze(1)  # (K, 1, M, B)
     mine = log_w.unsqueeze(2)
     return (mine - torch.logaddexp(mine, rest)).exp()

@@ -40,6 +40,8 @@ class Objective(PyroELBO, nn.Module):
     :meth:`advance`. It is saved in the ``state_dict``.
     """
 
+    _step: Tensor
+
     def __init__(self, terms: Terms | None = None, *, num_particles: int = 1) -> None:
         if num_particles < 1:
             raise ValueError(f"num_particles: expected at least 1, got {num_particles}.")
@@ -56,7 +58,7 @@ class Objective(PyroELBO, nn.Module):
 
     @property
     def annealing_steps(self) -> int:
-        """Training steps until no weight changes any more; cyclical schedules never count as done."""
+        """Training steps until no weight changes any more; of a cyclical schedule, its first period."""
         weights = [w for t in self.terms.terms for w in (t.weight, *_each(t.beta))]
         return max((getattr(w, "steps", 0) for w in weights), default=0)
 
@@ -77,7 +79,10 @@ class Objective(PyroELBO, nn.Module):
 
     def table(self, programs: Programs) -> Table:
         """The table of terms of one batch."""
-        observed = torch.stack([programs.obs_mask.rows[m].cpu() for m in programs.names], -1)
+        masks = programs.obs_mask
+        observed = masks.host
+        if observed is None or tuple(masks) != programs.names:
+            observed = torch.stack([masks.rows[m].cpu() for m in programs.names], -1)
         return self.terms.table(Context(observed, programs.names, self.step, self.training))
 
     def programs(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Programs:

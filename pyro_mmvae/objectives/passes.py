@@ -5,7 +5,7 @@ Layer: objectives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pyro_mmvae.guides.component import components
 from pyro_mmvae.handlers import ScoreMessenger, Target, WithinPlate, replay
+from pyro_mmvae.handlers.registration import unregistered
 from pyro_mmvae.masks import Data, ObsMask
-from pyro_mmvae.stories import unregistered
 
 __all__ = ["Programs", "Sites", "canonical", "plain_log_prob", "sites_of"]
 
@@ -90,7 +90,7 @@ def sites_of(trace: Trace, nesting: int) -> Sites:
         if isinstance(own, Tensor) or own != 1.0:
             score = score * (canonical(own, nesting) if isinstance(own, Tensor) else own)
         if "modality" in site["infer"]:
-            out.log_lik[name] = score
+            out.log_lik[site["infer"]["modality"]] = score
         elif site["is_observed"]:
             out.factors[name] = score
         else:
@@ -207,13 +207,13 @@ class Programs:
                 index = scored[:, :, i].reshape(-1).nonzero().squeeze(-1)
                 out[m] = Target(mask, index.to(mask.device, non_blocking=True))
             else:
-                out[m] = Target(mask, self._whole_draws(i, mask.device), exact=False)
+                out[m] = Target(mask, self._whole_draws(self.possible, i, mask.device), exact=False)
         return out
 
-    def _whole_draws(self, modality: int, device: torch.device) -> Tensor | None:
+    def _whole_draws(self, possible: Sequence[Sequence[bool]], modality: int, device: torch.device) -> Tensor | None:
         """All rows of the draws that may score a modality; None for all draws."""
-        draws = [u for u, row in enumerate(self.possible) if row[modality]]
-        if len(draws) == len(self.possible):
+        draws = [u for u, row in enumerate(possible) if row[modality]]
+        if len(draws) == len(possible):
             return None
         batch = torch.arange(self.data.size, device=device)
         return (torch.tensor(draws, device=device).unsqueeze(-1) * self.data.size + batch).reshape(-1)

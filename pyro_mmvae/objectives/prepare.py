@@ -13,12 +13,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_mmvae.masks import Data, ObsMask, batch_size, normalize
+from pyro_mmvae.distributions import fill_value
+from pyro_mmvae.masks import Data, batch_size, fill, normalize
 from pyro_mmvae.objectives.passes import Programs
 
 __all__ = ["prepare"]
 
-_SEEN: WeakKeyDictionary[Any, tuple[dict[str, torch.Size], int]] = WeakKeyDictionary()
+_SEEN: WeakKeyDictionary[Any, tuple[dict[str, tuple[torch.Size, Tensor]], int]] = WeakKeyDictionary()
 
 
 def prepare(
@@ -37,35 +38,62 @@ def prepare(
     """
     own = getattr(model, "prepare", None)
     if own is not None:
-        data, obs_mask = own(data, obs_mask, n)
-        given = {name: data[name] for name in model.covariates if name in data}  # type: ignore[attr-defined]
+        batch, masks = own(data, obs_mask, n)
+        given = {name: batch[name] for name in model.covariates if name in batch}  # type: ignore[attr-defined]
         nesting = model.door.outline(given).nesting  # type: ignore[attr-defined]
-        return Programs(model, guide, data, obs_mask, model.modalities, num_particles, nesting)  # type: ignore[attr-defined]
-    shapes, nesting = _looked_at(model, data, obs_mask)
+        return Programs(model, guide, batch, masks, model.modalities, num_particles, nesting)  # type: ignore[attr-defined]
+    constants, nesting = _looked_at(model, data, obs_mask)
+    shapes = {m: shape for m, (shape, _) in constants.items()}
+    if not shapes:
+        raise ValueError(
+            "The model marks no modality. Try one of the following fixes:\n1. pyro_mmvae.observe(story, modalities)\n"
+            "2. handlers.observe(data, obs_mask, modalities) around its sites\n"
+            "3. handlers.marginalize_missing(model), if it writes pyro.sample(..., obs=, obs_mask=)"
+        )
     raw = {} if data is None else {k: v for k, v in data.items() if v is not None}
     inside = Data(raw)
     inside.size = batch_size(raw, n)
-    given = {k: v for k, v in (obs_mask or {}).items() if k in shapes}
+    given = {k: v for k, v in ({} if obs_mask is None else obs_mask).items() if k in shapes}
     masks = normalize(given, shapes, inside.size, absent=[m for m in shapes if m not in raw])
+    for m, constant in constants.items():
+        if m in raw:
+            inside[m] = _filled(m, raw[m], masks[m], constant)
+    inside.filled = True
     programs = Programs(model, guide, inside, masks, tuple(shapes), num_particles, nesting)
     programs.raw_mask = obs_mask
     return programs
+
+
+def _filled(
+    name: str,
+    x: Tensor,  # shape: (B, *event)
+    mask: Tensor,  # shape: (B, *event or ones)
+    constant: tuple[torch.Size, Tensor],
+) -> Tensor:  # shape: (B, *event)
+    filled = fill(x, mask, constant[1])
+    if filled.is_floating_point() and not bool(filled.isfinite().all()):
+        raise ValueError(
+            f"data[{name!r}] is NaN or infinite where obs_mask says it is observed. Fix: mark it as missing (False)."
+        )
+    return filled
 
 
 def _looked_at(
     model: Callable[..., Any],
     data: Mapping[str, Tensor | None] | None,
     obs_mask: Mapping[str, Tensor | None] | None,
-) -> tuple[dict[str, torch.Size], int]:
+) -> tuple[dict[str, tuple[torch.Size, Tensor]], int]:
+    """Event shape and an in-support constant of every marked modality; the number of plates."""
     if model not in _SEEN:
         with torch.random.fork_rng(), torch.no_grad(), poutine.block():
             trace = poutine.trace(model).get_trace(data, obs_mask)
         shapes, nesting = {}, 1
-        for name, site in trace.nodes.items():
+        for site in trace.nodes.values():
             if site["type"] != "sample":
                 continue
             nesting = max([nesting, *(-f.dim for f in site["cond_indep_stack"] if f.dim is not None)])
             if "modality" in site["infer"]:
-                shapes[name] = site["fn"].event_shape
+                shape = site["fn"].event_shape
+                shapes[site["infer"]["modality"]] = shape, fill_value(site["fn"].support, shape)
         _SEEN[model] = shapes, nesting
     return _SEEN[model]

@@ -7,13 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pyro_mmvae.masks import powerset, random_subsets, singletons
 
-__all__ = ["AnyContained", "Bernoulli", "Complement", "Context", "Each", "Fixed", "Nothing", "Observed", "Only", "Powerset", "Random"]
+__all__ = [
+    "AnyContained",
+    "Bernoulli",
+    "Complement",
+    "Context",
+    "Each",
+    "Fixed",
+    "Nothing",
+    "Observed",
+    "Only",
+    "Powerset",
+    "Random",
+]
 
 
 @dataclass
@@ -36,7 +49,7 @@ class Context:
 
     @property
     def count(self) -> Tensor:  # shape: (B,)
-        """Number of observed modalities of each sample, at least 1, float64 (where nothing is observed no term is valid)."""
+        """Number of observed modalities of each sample, float64; at least 1, as no term is valid without any."""
         return self.observed.sum(-1).clamp(min=1).double()
 
 
@@ -123,6 +136,8 @@ class Powerset:
 class AnyContained:
     """``k`` random subsets per sample, each uniform over those of ``subsets`` that the sample observes in full."""
 
+    random: ClassVar[bool] = True
+
     subsets: Fixed | Powerset
     k: int
 
@@ -143,6 +158,8 @@ class AnyContained:
 class Random:
     """``k`` different random subsets, the same for the whole batch, in training only."""
 
+    random: ClassVar[bool] = True
+
     k: int
     min_size: int = 2
     max_size: int | None = None
@@ -156,6 +173,8 @@ class Random:
 @dataclass(frozen=True)
 class Bernoulli:
     """A random subset per sample: each modality kept with a rate u ~ U(0, 1) shared by the sample's modalities."""
+
+    random: ClassVar[bool] = True
 
     def __call__(self, context: Context) -> Tensor:  # shape: (1, B, M)
         rate = torch.rand(len(context.observed), 1, device="cpu")

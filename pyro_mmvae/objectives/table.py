@@ -237,7 +237,7 @@ class _Builder:
         priors = [b.prior for b in blocks if b.prior is not None]
         return Table.of(
             [u for b in blocks for u in b.draws],
-            [j for b, i in zip(blocks, starts, strict=False) if b.prior is not None for j in range(i, i + len(b.prior))],
+            [i + j for b, i in zip(blocks, starts, strict=False) if b.prior is not None for j in range(len(b.prior))],
             self.gates,
             source=torch.cat(self.sources),
             private=torch.cat(self.private),
@@ -307,6 +307,9 @@ def _factors(rescale: Number | Mapping[str, float], context: Context) -> Tensor 
             raise ValueError(f"rescale: unknown modalities {sorted(unknown)}; known are {list(context.names)}.")
         return torch.tensor([[float(rescale.get(m, 1.0)) for m in context.names]], dtype=torch.float64, device="cpu")
     if not callable(rescale):
-        return None if rescale == 1.0 else torch.full((1, len(context.names)), float(rescale), dtype=torch.float64, device="cpu")
+        shape = (1, len(context.names))
+        return None if rescale == 1.0 else torch.full(shape, float(rescale), dtype=torch.float64, device="cpu")
     value = rescale(context)
+    if not isinstance(value, Tensor):
+        value = torch.tensor(float(value), dtype=torch.float64, device="cpu")
     return value if value.dim() == 2 else value.unsqueeze(-1)

@@ -6,7 +6,7 @@ Layer: objectives.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
@@ -40,8 +40,8 @@ class Term:
     :ivar renormalize: scale the weights of this term's valid rows, per sample, to the sum of all its rows.
     """
 
-    source: Selector = Observed()
-    target: Selector | None = Observed()
+    source: Selector = field(default_factory=Observed)
+    target: Selector | None = field(default_factory=Observed)
     prior: Selector | None = None
     weight: Number = 1.0
     beta: Number | Mapping[str, Number] = 1.0

@@ -156,8 +156,10 @@ def _divergences(guide: Sites, model: Sites, analytic: bool, nesting: int) -> di
         if site not in model.fns:
             raise ValueError(f"guide site {site!r} is no latent of the model; its latents are {list(model.fns)}.")
         known = known_kl(fn, model.fns[site]) if analytic else None
-        sampled = known is None
-        out[site] = guide.log_prob[site] - model.log_prob[site] if sampled else canonical(known, nesting)
+        if known is None:
+            out[site] = guide.log_prob[site] - model.log_prob[site]
+        else:
+            out[site] = canonical(known, nesting)
     for site, fn in model.fns.items():
         if site not in guide.fns and not fn.has_rsample:
             raise NotImplementedError(
@@ -185,7 +187,8 @@ def _against_priors(
         drawn = {s: at_draws(z, done.guide.fns[s], position[rows], programs.nesting) for s, z in values.items()}
         owners = structure.owners[1]
         owners = None if owners is None else tuple(owners[i] for i in rows.tolist())
-        masks = programs.masks(table.prior[rows], largest=structure.largest[1], owners=owners)
+        chosen = table.prior[rows]  # type: ignore[index]  # only called where there are priors
+        masks = programs.masks(chosen, largest=structure.largest[1], owners=owners)
 
         def ask(masks: Any = masks, rows: Tensor = rows, drawn: Mapping[str, Tensor] = drawn) -> Sites:
             trace = programs.run_guide(masks, len(rows), values=drawn, experts=experts)
@@ -212,7 +215,7 @@ def at_draws(z: Tensor, fn: Any, position: Tensor, nesting: int) -> Tensor:
     z = z.reshape((1,) * (dim - z.dim()) + z.shape)
     axis = z.dim() - dim
     if z.shape[axis] == 1:
-        return z.expand(z.shape[:axis] + (len(position),) + z.shape[axis + 1 :])
+        return z.expand((*z.shape[:axis], len(position), *z.shape[axis + 1 :]))
     return z.index_select(axis, position.to(z.device))
 
 

@@ -42,39 +42,39 @@ def plot_posteriors(vae: MultimodalVAE, digit: MultimodalDataset, latents: int =
     chosen = sorted(scale.argsort()[:latents].tolist())
     found = {}
     for given in ((), *SUBSETS):
-        data = vae.to_inference_data(digit, given=given, num_samples=draws, dims=DIMS)
-        z = data.posterior["z"].isel(sample=0, latent=chosen, drop=True).assign_coords(latent=chosen)
-        found[" + ".join(given) if given else "nothing (prior)"] = z.to_dataset(name="z")
-    return _forest(found, f"Posterior of a {int(digit.data['label'][0])} given ...: medians, 50 % and 90 % intervals")
+        z = vae.posterior(digit, given=given).sample(torch.Size([draws]))[:, 0, chosen]
+        found[" + ".join(given) if given else "nothing (prior)"] = {"z": z.unsqueeze(0).numpy()}
+    return _forest(found, chosen, f"Posterior of a {int(digit.data['label'][0])}: medians, 50 % and 90 % intervals")
 
 
-def _forest(draws: Mapping[str, Any], title: str) -> Figure:
-    """``arviz.plot_forest`` of several posteriors; ArviZ 1.x makes its own figure and takes them as a mapping."""
+def _forest(draws: Mapping[str, Any], latents: list[int], title: str) -> Figure:
+    """``arviz.plot_forest`` of several posteriors: as a list in ArviZ 0.x, in 1.x as a mapping into its own figure."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # ArviZ 0.x announces 1.x when it is imported
         import arviz
 
+    names: dict[str, Any] = {"dims": {"z": ["latent"]}, "coords": {"latent": latents}}
     if int(arviz.__version__.split(".")[0]) >= 1:
-        trees = {
-            name: arviz.from_dict({"posterior": {"z": z["z"].values}}, dims=DIMS, coords={"latent": z["latent"].values})
-            for name, z in draws.items()
-        }
-        plot = arviz.plot_forest(trees, combined=True, ci_probs=(0.5, 0.9), backend="matplotlib")
-        plot.add_legend("model")
+        trees = {name: arviz.from_dict({"posterior": z}, **names) for name, z in draws.items()}
+        options: dict[str, Any] = {"ci_probs": (0.5, 0.9), "backend": "matplotlib"}
+        plot = arviz.plot_forest(trees, combined=True, **options)
+        plot.add_legend("model", title="given")
         figure = plot.viz["figure"].item()
         figure.suptitle(title)
         return figure
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.5, 7.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 7.0), layout="constrained")
     ax = figure.subplots()
-    arviz.plot_forest(list(draws.values()), model_names=list(draws), combined=True, hdi_prob=0.9, ax=ax)
+    found = [arviz.from_dict(posterior=z, **names) for z in draws.values()]
+    arviz.plot_forest(found, model_names=list(draws), combined=True, hdi_prob=0.9, ax=ax)
     ax.set_title(title)
-    entries = [(handle, text.get_text()) for handle, text in _legend(ax)][::-1]  # in the order of the lines
+    entries = [*_legend(ax)][::-1]  # in the order of the lines
     ax.legend(*zip(*entries, strict=True), title="given", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 
 
 def _legend(ax: Any) -> Any:
     """What ArviZ wrote into its legend, which lies on top of the lines."""
-    return zip(ax.get_legend().legend_handles, ax.get_legend().get_texts(), strict=True)
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    return zip(ax.get_legend().legend_handles, texts, strict=True)

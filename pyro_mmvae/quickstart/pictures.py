@@ -5,7 +5,7 @@ Layer: quickstart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from pyro_mmvae import plotting
 from pyro_mmvae.quickstart.arviz_file import inference_data, plot_posteriors
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from pyro_mmvae.datasets import MultimodalDataset
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_all"]
 
-GREY = {"vmin": 0.0, "vmax": 16.0}
-SIZE = 8
+SIZE = 8  # pixels of an image's side
 
 
 def draw_all(vae: MultimodalVAE, held_out: MultimodalDataset, output: Path) -> Iterator[Path]:
@@ -52,6 +52,11 @@ def _figure(width: float, height: float, **layout: Any) -> tuple[Figure, Any]:
     return figure, figure.subplots(**layout)
 
 
+def _grid(images: Tensor, ax: Axes, **titles: Sequence[str]) -> None:  # shape: (rows, columns, 8, 8)
+    """Images on the common scale of grey levels."""
+    plotting.grid(images, titles.get("titles"), ax, row_titles=titles.get("row_titles"), vmin=0.0, vmax=16.0)
+
+
 def completions(vae: MultimodalVAE, held_out: MultimodalDataset) -> Figure:
     """Rows of digits with one half hidden: what is seen, the truth, the mean completion, five sampled ones."""
     digits = held_out[_first_of_each(held_out)]
@@ -61,7 +66,7 @@ def completions(vae: MultimodalVAE, held_out: MultimodalDataset) -> Figure:
         halves = [torch.full_like(means[0], torch.nan), digits.data[hidden], means.mean(0), *means[:5]]
         images = [_whole(half, digits.data[seen], hidden) for half in halves]
         titles = ["seen", "truth", "mean", *(f"draw {i}" for i in range(1, 6))]
-        plotting.grid(torch.stack(images, 1), titles, ax, **GREY)
+        _grid(torch.stack(images, 1), ax, titles=titles)
         ax.set_title(f"{hidden} half completed from the {seen}", pad=22)
     return figure
 
@@ -76,7 +81,7 @@ def from_label(vae: MultimodalVAE, columns: int = 12) -> Figure:
     drawn = vae.predict({"label": torch.arange(10)}, target={"top", "bottom"}, num_samples=columns, noise=False)
     images = torch.cat([drawn["top"], drawn["bottom"]], -2).transpose(0, 1)
     figure, ax = _figure(7.2, 6.3)
-    plotting.grid(images, None, ax, row_titles=[str(i) for i in range(10)], **GREY)
+    _grid(images, ax, row_titles=[str(i) for i in range(10)])
     ax.set_title("Digits drawn given the label alone")
     return figure
 
@@ -86,7 +91,7 @@ def from_prior(vae: MultimodalVAE, rows: int = 8, columns: int = 12) -> Figure:
     drawn = vae.generate(rows * columns, target={"top", "bottom"}, noise=False)
     images = torch.cat([drawn["top"], drawn["bottom"]], -2).reshape(rows, columns, SIZE, SIZE)
     figure, ax = _figure(7.2, 5.2)
-    plotting.grid(images, None, ax, **GREY)
+    _grid(images, ax)
     ax.set_title("Digits drawn from the prior")
     return figure
 

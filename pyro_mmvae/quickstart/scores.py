@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyro_mmvae.datasets import MultimodalDataset
     from pyro_mmvae.vae import MultimodalVAE
 
-__all__ = ["HALVES", "MODALITIES", "SUBSETS", "of_model", "rmse"]
+__all__ = ["HALVES", "MODALITIES", "SHOWN_FOR_LABEL", "SUBSETS", "Scores", "of_model", "rmse"]
 
 MODALITIES = ("top", "bottom", "label")
 SUBSETS = tuple(s for size in (1, 2, 3) for s in combinations(MODALITIES, size))
@@ -25,7 +25,7 @@ SHOWN_FOR_LABEL = (("top",), ("bottom",), ("top", "bottom"))
 Scores = dict[str, float]
 
 
-def of_model(vae: MultimodalVAE, held_out: MultimodalDataset, *, particles: int, draws: int = 400) -> Scores:
+def of_model(vae: MultimodalVAE, held_out: MultimodalDataset, *, particles: int, draws: int = 200) -> Scores:
     """
     All scores by name: ``"accuracy top+bottom"``, ``"rmse bottom"``, ``"coverage top"``, ``"log p label"``, ...
 

@@ -50,9 +50,9 @@ def report(runs: Sequence[Run], digits: int, particles: int) -> str:
 
 def _predictions(runs: Sequence[Run], digits: int) -> str:
     """Label accuracy and error of completion, beside the baselines."""
-    title = f"{digits} held-out digits" + (f", mean and standard deviation of {len(runs)} seeds" if len(runs) > 1 else "")
+    seeds = f", mean and standard deviation of {len(runs)} seeds" if len(runs) > 1 else ""
     lines = [
-        title,
+        f"{digits} held-out digits{seeds}",
         f"{'':20}{'':28}{'accuracy of the label from':^36}{'RMSE of completing the':^24}",
         f"{'':20}{'trained on':28}" + "".join(f"{column:>12}" for column in COLUMNS.values()),
     ]

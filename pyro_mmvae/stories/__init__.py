@@ -6,7 +6,6 @@ Layer: stories, above handlers.
 from pyro_mmvae.stories.door import Door
 from pyro_mmvae.stories.observed import ObservedModel, data_plate, observe
 from pyro_mmvae.stories.priors import LaplacePrior, NormalPrior
-from pyro_mmvae.stories.registration import Registered, unregistered
 from pyro_mmvae.stories.shared import Shared, SharedPrivate
 from pyro_mmvae.stories.story import LatentSite, ModalitySite, Outline, Story, outline
 
@@ -18,12 +17,10 @@ __all__ = [
     "NormalPrior",
     "ObservedModel",
     "Outline",
-    "Registered",
     "Shared",
     "SharedPrivate",
     "Story",
     "data_plate",
     "observe",
     "outline",
-    "unregistered",
 ]

@@ -160,7 +160,7 @@ def _check_values(
         finite = filled.isfinite().reshape(len(filled), -1).all(-1)
         what = "is NaN or infinite where obs_mask says it is observed"
         _refuse(name, filled, ~finite, torch.isfinite, what, "mark it as missing in obs_mask (False)")
-    bad = outside(site.support, filled)
+    bad = outside(site.support, filled) if site.fixed else None
     if bad is not None:
         base = base_support(site.support)
         kind = str(base).lower()

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.handlers.observe import ObserveMessenger
+from pyro_mmvae.handlers.registration import Registered
 from pyro_mmvae.masks import Data, ObsMask
 from pyro_mmvae.stories.door import Door
-from pyro_mmvae.stories.registration import Registered
 from pyro_mmvae.stories.story import Story
 
 __all__ = ["ObservedModel", "data_plate", "observe"]

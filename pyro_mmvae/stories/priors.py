@@ -9,7 +9,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.nn.mlp import positive_int
@@ -30,6 +30,9 @@ class NormalPrior(Configurable, nn.Module):
     :param learn: whether location and standard deviation are parameters (starting at 0 and 1).
     :raises ValueError: if ``latent_dim`` is no positive integer.
     """
+
+    loc: Tensor
+    log_scale: Tensor
 
     def __init__(self, latent_dim: int, *, learn: bool = False) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_mmvae.nn import NamedModules
 
@@ -52,6 +52,8 @@ class SharedPrivate(nn.Module):
     :param prior: module whose call returns p(z).
     :param private_dims: modality -> D_m; modalities left out have no private latent.
     """
+
+    _zero: Tensor
 
     def __init__(self, decoders: Mapping[str, nn.Module], prior: nn.Module, private_dims: Mapping[str, int]) -> None:
         super().__init__()

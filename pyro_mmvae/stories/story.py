@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro
@@ -21,7 +21,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyro_mmvae.distributions import Lazy, factorized_dims, fill_value
+from pyro_mmvae.distributions import Lazy, bounds, factorized_dims, fill_value
 
 __all__ = ["LatentSite", "ModalitySite", "Outline", "Story", "outline"]
 
@@ -34,6 +34,7 @@ class ModalitySite:
     :ivar cost: multiply-adds per row that a lazy likelihood saves where it is not scored; 0 for one that runs anyway,
         None if unknown.
     :ivar joint: trailing event dimensions over which the likelihood does not factorize; None if unknown.
+    :ivar fixed: whether the support is known to be the same for all samples.
     """
 
     event_shape: torch.Size
@@ -42,6 +43,7 @@ class ModalitySite:
     likelihood: str
     cost: int | None = 0
     joint: int | None = None
+    fixed: bool = True
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ class _OutlineMessenger(Messenger):
         self.nesting = 1
 
     def _pyro_sample(self, msg: Message) -> None:
-        fn, name = msg["fn"], msg["name"]
+        fn: Any = msg["fn"]
+        name = msg["name"]
         if isinstance(fn, _Subsample):
             return
         if name in self.names:
@@ -169,11 +172,7 @@ class _OutlineMessenger(Messenger):
                     f"{name!r} names two sites of the story, such as a modality and a latent site, and is taken. Fix: "
                     "rename one of them."
                 )
-            if not isinstance(fn, torch.distributions.Distribution):
-                raise TypeError(
-                    f"modality {name!r}: expected a Distribution over it, got {type(fn).__name__}. Fix: a decoder "
-                    "returns e.g. dist.Normal(loc, scale).to_event(1)."
-                )
+            _require_distribution(name, fn)
             value = fill_value(fn.support, fn.event_shape)
             cost = fn.cost if isinstance(fn, Lazy) else 0
             likelihood, joint = _family(fn)
@@ -194,6 +193,14 @@ class _OutlineMessenger(Messenger):
             self.latents[name] = LatentSite(fn.event_shape, fn.support, enumerated, fn.has_rsample)
 
 
+def _require_distribution(name: str, fn: object) -> None:
+    if not isinstance(fn, torch.distributions.Distribution):
+        raise TypeError(
+            f"modality {name!r}: expected a Distribution over it, got {type(fn).__name__}. Fix: a decoder returns e.g. "
+            "dist.Normal(loc, scale).to_event(1)."
+        )
+
+
 def _check_batch_shape(name: str, fn: TorchDistribution, plates: Mapping[int, int]) -> None:
     sizes = enumerate(reversed(fn.batch_shape), start=1)
     if any(size not in (1, plates.get(-i, 1)) for i, size in sizes):
@@ -205,7 +212,7 @@ def _check_batch_shape(name: str, fn: TorchDistribution, plates: Mapping[int, in
 
 
 def _family(fn: TorchDistribution) -> tuple[str, int | None]:
-    """The likelihood's class, and the event dimensions over which it is joint; a lazy one says what its decoder does."""
+    """The likelihood's class, and the event dimensions over which it is joint; for a lazy one its decoder's."""
     if isinstance(fn, Lazy):
         own = getattr(getattr(fn.fn, "__self__", None), "likelihood", fn)
         return type(own).__name__, getattr(own, "joint_dims", None)
@@ -235,14 +242,24 @@ def outline(
     covariates: Mapping[str, Tensor],  # each shape: (B, ...)
 ) -> Outline:
     """
-    Run the story once on one row, in evaluation mode, without gradient and without moving the random state.
+    Run the story on one row, in evaluation mode, without gradient and without moving the random state.
+
+    Once; twice if a support has bounds that are tensors, to see whether they depend on the latents.
 
     :raises ValueError: if a modality is no site of the story, or a reserved or clashing name is used.
     """
     row = {name: x[:1] for name, x in covariates.items()}
-    messenger = _OutlineMessenger(modalities)
-    with _untouched(story, covariates), poutine.block(), pyro.plate("data", 1, dim=-1), messenger:
-        story(**row)
+
+    def look() -> _OutlineMessenger:
+        messenger = _OutlineMessenger(modalities)
+        with poutine.block(), pyro.plate("data", 1, dim=-1), messenger:
+            story(**row)
+        return messenger
+
+    with _untouched(story, covariates):
+        messenger = look()
+        moving = [m for m, site in messenger.modalities.items() if bounds(site.support)]
+        other = look().modalities if moving and not covariates else {}
     missing = [m for m in modalities if m not in messenger.modalities]
     if missing:
         raise ValueError(
@@ -251,4 +268,11 @@ def outline(
             "another name in modalities."
         )
     ordered = {m: messenger.modalities[m] for m in modalities}
+    for m in moving:
+        ordered[m] = replace(ordered[m], fixed=m in other and _same_bounds(ordered[m], other[m]))
     return Outline(ordered, messenger.latents, messenger.nesting)
+
+
+def _same_bounds(a: ModalitySite, b: ModalitySite) -> bool:
+    """Whether bounds that are tensors agree between two draws of the latents."""
+    return all(torch.equal(x, y) for x, y in zip(bounds(a.support), bounds(b.support), strict=True))

@@ -81,6 +81,7 @@ class PreparedBatches:
         for m, mask in self.features.items():
             masks[m] = mask.index_select(0, rows)
         known = self.host.index_select(1, on_host)
+        masks.host = known.t()
         for i, m in enumerate(self.names):
             masks.index[m] = known[i].nonzero().squeeze(-1).to(rows.device, non_blocking=True)
         return data, masks

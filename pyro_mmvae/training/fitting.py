@@ -40,6 +40,7 @@ def fit(
     device: torch.device | str | None = None,
     checkpoint: str | PathLike[str] | None = None,
     resume: str | PathLike[str] | None = None,
+    trace: bool | None = None,
 ) -> History:
     r"""
     Train a model, its guide and its objective on a data set in which anything may be missing.
@@ -103,6 +104,10 @@ def fit(
     :param checkpoint: file to write after each epoch: weights, optimizer, schedule, random states, history; no data.
     :param resume: such a file: go on as if the run had not stopped. The learning rate is the one in the file. Without
         a seed torch's global random state becomes the one in the file.
+    :param trace: record the step as one graph and replay it, which leaves Python's bookkeeping out; None: in runs of
+        at least 200 steps, for modules of the library and of torch (others may decide anew at each call, True says
+        that they do not). Where many
+        rows are hidden and networks are large, steps run the observed rows alone and are not recorded.
     :raises TrainingDiverged: if the loss or a gradient is not finite, naming step, modality and site; the parameters
         are those after the last good step.
     :raises ValueError: for options out of range, data that the model refuses, a file that is no checkpoint of this run.
@@ -113,6 +118,6 @@ def fit(
     options = Options(
         epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer, scheduler=scheduler, clip_norm=clip_norm,
         validation=validation, patience=patience, callbacks=callbacks, progress=progress, seed=seed, device=device,
-        checkpoint=checkpoint, resume=resume,
+        checkpoint=checkpoint, resume=resume, trace=trace,
     )  # fmt: skip
     return train(vae, ds, options)

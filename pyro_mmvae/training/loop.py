@@ -22,6 +22,7 @@ from pyro_mmvae.training.options import Options, check_optimizer
 from pyro_mmvae.training.progress import ProgressBar
 from pyro_mmvae.training.rng import get_states, preserved, set_states
 from pyro_mmvae.training.step import Step, default_optimizer
+from pyro_mmvae.training.traced import chosen_loss
 from pyro_mmvae.training.validation import Best, annealed, modes_restored, validation_loss
 
 __all__ = ["train"]
@@ -73,7 +74,8 @@ class _Loop:
         optimizer = default_optimizer(parameters, options.lr) if maker is None else check_optimizer(maker(parameters))
         self.schedule: LRScheduler | None = None if schedule is None else schedule(optimizer)
         self.state = State(vae, optimizer, options.epochs)
-        self.step = Step(self.state, options.clip_norm, device)
+        steps = options.epochs * len(self.batches)
+        self.step = Step(self.state, options.clip_norm, device, chosen_loss(vae, options.trace, steps))
         self.callbacks: list[Callback] = list(options.callbacks)
         self.started = time.perf_counter()
 

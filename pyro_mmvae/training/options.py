@@ -40,6 +40,7 @@ class Options:
     device: torch.device | str | None
     checkpoint: str | PathLike[str] | None
     resume: str | PathLike[str] | None
+    trace: bool | None
 
     def __post_init__(self) -> None:
         _whole("epochs", self.epochs, least=0)

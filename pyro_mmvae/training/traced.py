@@ -20,20 +20,26 @@ from pyro_mmvae.masks import Data, ObsMask
 from pyro_mmvae.objectives import Context, Objective, Table
 from pyro_mmvae.objectives.passes import Programs
 from pyro_mmvae.stories import ObservedModel
+from pyro_mmvae.training.step import loss_and_grads, rows_stood_for
 from pyro_mmvae.training.tidy import tidy
 
-__all__ = ["TracedLoss", "traceable"]
+__all__ = ["TracedLoss", "chosen_loss", "traceable"]
+
+#: Steps below which a recording does not pay for itself.
+FEW_STEPS = 200
 
 #: Graphs kept; a run whose batches need more goes on without recording.
 MOST_GRAPHS = 16
 
 
-def traceable(vae: nn.Module) -> str | None:
+def traceable(vae: nn.Module, *, trusted: bool = False) -> str | None:
     """
     Why the step of ``vae`` cannot be recorded safely; None if it can.
 
     A recording repeats what Python decided when it was made. That is safe for the library's own modules and torch's;
     a module of a user may decide anew at each call.
+
+    :param trusted: whether the modules of a user are known to do the same at each call.
     """
     model, guide, objective = vae.model, vae.guide, vae.objective
     if not isinstance(objective, Objective) or not isinstance(model, ObservedModel):
@@ -45,13 +51,33 @@ def traceable(vae: nn.Module) -> str | None:
     if getattr(objective, "gradient", "path") != "path":
         return "the gradient estimator is not 'path'"
     for module in vae.modules():
-        if not type(module).__module__.startswith(("torch.nn.", "pyro_mmvae.")):
+        if not trusted and not type(module).__module__.startswith(("torch.nn.", "pyro_mmvae.")):
             return f"{type(module).__name__} is no module of torch or of the library"
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return "BatchNorm must see the observed rows only"
         if module._forward_hooks or module._forward_pre_hooks:
             return f"{type(module).__name__} has hooks"
     return None
+
+
+def chosen_loss(vae: nn.Module, trace: bool | None, steps: int) -> Callable[..., Tensor]:
+    """
+    The function that ``fit`` calls for loss and gradients: recorded or not.
+
+    :param trace: True, False, or None for "where it is safe and there are enough steps".
+    :raises ValueError: if a recording is asked for and cannot be made.
+    """
+    if trace is False or (trace is None and (steps < FEW_STEPS or traceable(vae) is not None)):
+        return loss_and_grads
+    reason = traceable(vae, trusted=trace is True)
+    if reason is not None:
+        raise ValueError(f"trace=True: the step cannot be recorded, since {reason}. Fix: trace=None.")
+    traced = TracedLoss(vae)
+
+    def recorded(vae: nn.Module, data: Data, obs_mask: ObsMask) -> Tensor:
+        return traced(data, obs_mask, scale=1.0 / rows_stood_for(vae, data))
+
+    return recorded
 
 
 class _Run(nn.Module):
@@ -93,14 +119,16 @@ class TracedLoss:
         vae = self.vae
         programs = vae.objective.programs(vae.model, vae.guide, data, obs_mask)
         table = vae.objective.table(programs)
-        graph = None if self._gathering_pays(programs, table) else self._graph(programs, table)
+        plain = _lacks_a_modality(table) or self._gathering_pays(programs, table)
+        graph = None if plain else self._graph(programs, table)
         if graph is None:
             loss = vae.objective.loss_of(programs, table) * scale
             if loss.requires_grad:
                 loss.backward()
             return loss.detach()
         with torch.no_grad():
-            loss, *grads = graph.run(self.leaves, list(self.holder.buffers()), _tensors(programs, table), scale)
+            factor = self.leaves[0].new_tensor(scale)
+            loss, *grads = graph.run(self.leaves, list(self.holder.buffers()), _tensors(programs, table), factor)
         for i, g in zip(graph.used, grads, strict=True):
             p = self.leaves[i]
             p.grad = g if p.grad is None else p.grad + g
@@ -155,9 +183,10 @@ class TracedLoss:
         buffers = [b.clone() for b in self.holder.buffers()]
         used: list[int] = []
 
-        def step(leaves: list[Tensor], buffers: list[Tensor], tensors: list[Tensor], scale: float) -> list[Tensor]:
+        def step(leaves: list[Tensor], buffers: list[Tensor], tensors: list[Tensor], scale: Tensor) -> list[Tensor]:
             own, rows = _rebuilt(programs, table, tensors)
-            swapped = dict(zip(self.names, leaves, strict=True)) | frozen | dict(zip(buffer_names, buffers, strict=True))
+            swapped = frozen | dict(zip(self.names, leaves, strict=True))
+            swapped |= dict(zip(buffer_names, buffers, strict=True))
             loss = functional_call(self.holder, swapped, (lambda: self.vae.objective.loss_of(own, rows) * scale,))
             found = torch.autograd.grad(loss, leaves, allow_unused=True)
             used[:] = [i for i, g in enumerate(found) if g is not None]
@@ -165,9 +194,14 @@ class TracedLoss:
 
         states = torch.random.fork_rng(devices=[])
         with states, pyro.validation_enabled(False), dense_rows():
-            graph = make_fx(step, tracing_mode="real")(leaves, buffers, inputs, 1.0)
+            graph = make_fx(step, tracing_mode="real")(leaves, buffers, inputs, leaves[0].new_tensor(1.0))
         tidy(graph)
         return _Graph(graph, list(used))
+
+
+def _lacks_a_modality(table: Table) -> bool:
+    """Whether a whole batch never shows some modality: its networks are then skipped, and get no gradient at all."""
+    return not bool((table.scored | table.source).flatten(0, 1).any(0).all())
 
 
 def _tensors(programs: Programs, table: Table) -> list[Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -92,3 +93,12 @@ def select(tensors: Tensors, rows: Any) -> dict[str, Tensor]:
 def select_noise(eps: Tensors, rows: Any) -> dict[str, Tensor]:
     """The noise of some rows, with or without particles."""
     return {site: e[..., rows, :] for site, e in eps.items()}
+
+
+def last_subset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random subsets of a sample become its last one, so that batches of any size draw alike."""
+
+    def rand(count: int, subsets: int, batch: int, **options: Any) -> Tensor:
+        return torch.linspace(0.1, 0.9, subsets)[:, None].expand(count, -1, batch).clone()
+
+    monkeypatch.setattr(torch, "rand", rand)

@@ -6,7 +6,7 @@ Test layer: nothing of the library is used here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -16,9 +16,15 @@ from torch.distributions import Laplace, Normal
 from tests.conformance.problems import Problem
 from tests.oracles.linear_gaussian import Gaussian
 from tests.oracles.methods import exact_jmvae, exact_mmvae, exact_mopoe, exact_mvae, exact_mvtcae
-from tests.oracles.products import PriorExpert, mixture_components, nonempty_subsets, product_of_experts, row_product
-
-__all__ = ["estimate_mmvae", "jmvae", "mmvae", "mopoe", "mopoe_by_subset", "mvae", "mvae_by_subset", "mvtcae"]
+from tests.oracles.products import (
+    PriorExpert,
+    mixture_components,
+    mopoe_components,
+    nonempty_subsets,
+    product_of_experts,
+    row_product,
+)
+from tests.oracles.terms import Component
 
 FAMILIES = {"normal": Normal, "laplace": Laplace}
 
@@ -87,6 +93,19 @@ def _beside(p: Problem, shared: Gaussian) -> Gaussian:
         seen, prior = p.rows[m].unsqueeze(-1), p.model.private_prior[m]  # type: ignore[union-attr]
         own[m] = tuple(torch.where(seen, a, b) for a, b in zip(q, prior, strict=True))
     return p.model.stack(shared, own)  # type: ignore[union-attr, arg-type]
+
+
+def mixture(p: Problem) -> list[list[Component]]:
+    """q(z | x_O) of mixtures of experts, per row."""
+    return [mixture_components(p.experts, p.obs_mask, n) for n in range(len(p.sets))]
+
+
+def mixture_of_products(
+    p: Problem, *, subsets: Iterable[Iterable[str]] | None = None, **_: Any
+) -> list[list[Component]]:
+    """q(z | x_O) of mixtures of products, per row."""
+    rows = range(len(p.sets))
+    return [mopoe_components(p.experts, p.obs_mask, n, p.model.prior, subsets=subsets) for n in rows]
 
 
 def joint(p: Problem) -> Gaussian:  # shapes: (B, L)

@@ -5,8 +5,6 @@ Test layer.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from pyro import poutine
@@ -14,7 +12,7 @@ from torch import Tensor
 
 import pyro_mmvae as mm
 from tests.conformance.cases import Case
-from tests.conformance.evaluate import gradients, select, select_noise, value
+from tests.conformance.evaluate import gradients, last_subset, select, select_noise, value
 from tests.conformance.problems import Problem
 
 pytestmark = pytest.mark.law("rows")
@@ -22,15 +20,6 @@ pytestmark = pytest.mark.law("rows")
 PER_FEATURE = pytest.mark.parametrize("per_feature", [False, True], ids=["sample_mask", "feature_mask"])
 EXACT = {"rtol": 1e-11, "atol": 1e-11}  # the same sums in float64, in blocks of another size
 REVERSED = slice(None, None, -1)
-
-
-def last_subset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random subsets of a sample become its last one, so that batches of any size draw alike."""
-
-    def rand(count: int, subsets: int, batch: int, **options: Any) -> Tensor:
-        return torch.linspace(0.1, 0.9, subsets)[:, None].expand(count, -1, batch).clone()
-
-    monkeypatch.setattr(torch, "rand", rand)
 
 
 def noise(case: Case, vae: mm.MultimodalVAE, p: Problem) -> dict[str, Tensor]:

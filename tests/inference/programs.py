@@ -66,7 +66,7 @@ def linear_pair(
 
 
 class Clusters(nn.Module):
-    """A label c, enumerated; z around the label's center; x around z; y around a value of the label; c is a modality's cause."""
+    """A cluster c, enumerated; z around its center, x around z; y around its level; a label from a table."""
 
     def __init__(self, classes: int = 3) -> None:
         super().__init__()

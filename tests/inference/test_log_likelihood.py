@@ -46,11 +46,11 @@ def test_wrong_guide_converges(modalities, per_feature):
 def test_standard_error_is_right():
     case = make_case(2, 1)
     model, guide = linear_pair(case.model, 0.4, 1.4)
-    exact = case.model.log_evidence(case.data, case.obs_mask)
-    found = [
-        log_likelihood(model, guide, case.data, case.obs_mask, num_particles=500, diagnostics=True) for _ in range(100)
-    ]
-    z = torch.stack([(f.value - exact) / f.standard_error for f in found])[:, 1:]  # three rows of 100 scores
+    rows = torch.arange(1, 4).repeat(100)  # a hundred repeats of three rows, each with particles of its own
+    data, masks = ({m: x[rows] for m, x in d.items()} for d in (case.data, case.obs_mask))
+    found = log_likelihood(model, guide, data, masks, num_particles=500, diagnostics=True)
+    z = (found.value - case.model.log_evidence(data, masks)) / found.standard_error
+    z = z.reshape(100, 3)
     assert ((z.std(0) > 0.8) & (z.std(0) < 1.2)).all()
     assert (z.mean(0).abs() < 0.4).all()  # four standard errors of a mean of 100
 
@@ -128,10 +128,10 @@ def test_only_scored_decoders_run():
     assert story.calls["a"] > 0 and story.calls["b"] > 0 and story.calls["c"] == 0
 
 
-@pytest.mark.parametrize("memory_gb", [3e-5, 1e-3])
+@pytest.mark.parametrize("memory_gb", [1e-4, 1e-3])
 def test_chunks_give_the_same_estimate_within_memory(memory_gb):
     case = make_case(3, 2)
-    rows = torch.arange(len(case.sets)).repeat(20)
+    rows = torch.arange(len(case.sets)).repeat(6)
     data, masks = ({m: x[rows] for m, x in d.items()} for d in (case.data, case.obs_mask))
     model, guide = linear_pair(case.model, 0.2, 1.2)
     exact = case.model.log_evidence(data, masks)

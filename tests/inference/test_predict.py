@@ -142,6 +142,34 @@ def test_which_modality_feeds_which():
     assert look.feeding({"other"}, model.modalities) == frozenset()
 
 
+def test_a_story_that_cannot_be_followed_feeds_everything():
+    class Stubborn(Feeding):
+        def forward(self) -> None:
+            z = pyro.sample("z", dist.Normal(0.0, self.one))
+            x = pyro.sample("x", dist.Normal(z, 1.0))
+            if type(x) is not torch.Tensor:
+                raise TypeError("plain tensors only")
+            pyro.sample("y", dist.Normal(2 * x, 0.5))
+
+    model = mm.observe(Stubborn(), ("x", "y"))
+    look = anatomy(prepared(model, None, {"x": torch.zeros(2)}, None))
+    assert look.feeding({"y"}, ("x", "y")) == {"x", "y"}
+
+
+def test_observed_but_not_given_does_not_leak():
+    model = mm.observe(Feeding(), ("x", "y", "other"))
+    guide = mm.guides.Fused(model, {"z": {m: mm.nn.MLPEncoder((), 1, hidden=(4,)) for m in ("x", "y", "other")}})
+    outcomes = []
+    for hidden in (0.0, 9.0):
+        data = {"x": torch.full((3,), hidden), "y": torch.full((3,), hidden), "other": torch.ones(3)}
+        pyro.set_rng_seed(0)
+        drawn = predict(model, guide, data, given={"other"}, return_latents=True)
+        q = posterior(model, guide, data, given={"other"})
+        score = mm.inference.log_likelihood(model, guide, data, given=(), target={"other"}, num_particles=20)
+        outcomes.append([*drawn.values(), q.mean, score])
+    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
+
+
 def test_a_missing_cause_is_integrated_over():
     """log p(y) = N(0, 4 * 2 + 0.25) where x is missing; with x held at a constant it would be N(0, 0.25)."""
     model = mm.observe(Feeding(), ("x", "y", "other"))
@@ -163,7 +191,7 @@ class Words(nn.Module):
         with pyro.plate("words", 3, dim=-2):
             w = pyro.sample("w", dist.Normal(torch.zeros(2), self.one).to_event(1))
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(w.sum(-3, keepdim=True)[..., 0].squeeze(-2) + z if w.dim() < 4 else z + w[..., 0].sum(-2, keepdim=True), 1.0))
+        pyro.sample("x", dist.Normal(z + w[..., 0].sum(-2, keepdim=True), 1.0))
 
 
 def words_guide(data, obs_mask):

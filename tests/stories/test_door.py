@@ -179,6 +179,31 @@ def test_absent_modalities_are_missing_for_all_rows() -> None:
     assert data["hot"].tolist() == [[1.0, 0.0, 0.0]] * B and data["image"].shape == (B, 2, 3)
 
 
+def test_bounds_that_a_covariate_or_a_latent_moves_are_not_judged_by_one_row() -> None:
+    def trials(most: Tensor) -> None:
+        pyro.sample("x", dist.Binomial(most, logits=torch.zeros(())))
+
+    mm.observe(trials, ("x",)).prepare({"most": torch.tensor([5.0, 20.0]), "x": torch.tensor([3.0, 15.0])})
+
+    def near() -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 5.0))
+        pyro.sample("x", dist.Uniform(z, z + 1))
+
+    mm.observe(near, ("x",)).prepare({"x": torch.tensor([3.0, 90.0])})
+
+
+@pytest.mark.parametrize("most", [16, torch.tensor([16.0, 16.0, 4.0])])
+def test_bounds_that_do_not_move_are(most: Any) -> None:
+    def grey() -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        pyro.sample("x", dist.Binomial(most, logits=z).to_event(1))
+
+    model = mm.observe(grey, ("x",))
+    model.prepare({"x": torch.tensor([[16.0, 0.0, 4.0]])})
+    with pytest.raises(ValueError, match=r"'x'\] row 1: value (.|\n)*17(.|\n)* outside the support of Binomial"):
+        model.prepare({"x": torch.tensor([[0.0, 0.0, 0.0], [0.0, 17.0, 4.0]])})
+
+
 NAMES: dict[str, tuple[tuple[str, ...], type[Exception], str]] = {
     "reserved": (("data",), ValueError, "'data'.*reserved.*Fix"),
     "reserved terms": (("terms",), ValueError, "'terms'.*reserved.*Fix"),

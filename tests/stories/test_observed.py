@@ -14,7 +14,8 @@ from pyro.infer import Predictive, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, Trace
 from torch import nn
 
 import pyro_mmvae as mm
-from pyro_mmvae.stories import Registered, data_plate
+from pyro_mmvae.handlers.registration import Registered
+from pyro_mmvae.stories import data_plate
 
 pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.param_store]
 
@@ -189,7 +190,7 @@ def test_a_copy_is_told_from_its_original() -> None:
 
 def test_quiet_programs_do_not_touch_the_store() -> None:
     story, shown, _, obs_mask, _ = problem()
-    with mm.stories.unregistered():
+    with mm.handlers.unregistered():
         mm.observe(story, ("a", "b", "y"))(shown, obs_mask)
     assert list(pyro.get_param_store().keys()) == []
     Registered("model")(nn.Linear(1, 1))

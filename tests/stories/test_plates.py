@@ -107,7 +107,7 @@ def test_a_plate_inside_the_story_with_stock_elbos() -> None:
     (data, obs_mask), (model, guide) = batch(), programs()
     eps_z, eps_r = torch.randn(B), torch.randn(R, B)
     everything = torch.stack([term(NAMES, data, obs_mask, eps_z, eps_r)]).sum()
-    with mm.stories.unregistered(), mm.handlers.noise({"z": eps_z, "r": eps_r}):
+    with mm.handlers.unregistered(), mm.handlers.noise({"z": eps_z, "r": eps_r}):
         loss = pyro.infer.Trace_ELBO(max_plate_nesting=2).loss(model, guide, data, obs_mask)
     torch.testing.assert_close(torch.tensor(-loss), everything, rtol=1e-11, atol=1e-11)
 

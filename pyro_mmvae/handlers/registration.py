@@ -1,6 +1,6 @@
 """Registering a program's parameters with Pyro's store, for stock SVI.
 
-Layer: stories.
+Layer: handlers.
 """
 
 from __future__ import annotations

@@ -1,0 +1,67 @@
+"""What hidden entries save at image size: ``python -m benchmarks.images``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import pyro
+import torch
+
+import pyro_mmvae as mm
+from benchmarks.timing import interleaved
+from pyro_mmvae.training.batches import PreparedBatches
+from pyro_mmvae.training.traced import TracedLoss
+
+COUNT, SHAPE, HIDDEN, LATENT, BATCH = 5, (3, 28, 28), 512, 64, 128
+NAMES = tuple(f"m{i}" for i in range(COUNT))
+#: method -> constructor, and the largest share of the complete step's time that half of the entries may take
+METHODS: dict[str, tuple[Callable[..., mm.MultimodalVAE], float]] = {
+    "MVAE joint": (lambda e, d: mm.MVAE(e, d, latent_dim=LATENT, unimodal=False), 0.65),
+    "MMVAE": (lambda e, d: mm.MMVAE(e, d, latent_dim=LATENT, num_particles=1, prior="normal"), 0.45),
+    "MoPoE": (lambda e, d: mm.MoPoE(e, d, latent_dim=LATENT), 0.45),
+}
+
+
+def step_of(build: Callable[..., mm.MultimodalVAE], rate: float) -> Callable[[], None]:
+    """A training step as ``fit`` takes it, with a share ``rate`` of all modality entries hidden at random."""
+    enc = {m: mm.nn.MLPEncoder(SHAPE, LATENT, hidden=(HIDDEN, HIDDEN)) for m in NAMES}
+    dec = {m: mm.nn.MLPDecoder(LATENT, SHAPE, hidden=(HIDDEN, HIDDEN)) for m in NAMES}
+    vae = build(enc, dec)
+    optimizer = torch.optim.Adam(vae.parameters(), 1e-3, fused=True)
+    rows = 4 * BATCH
+    mask = {m: torch.rand(rows) >= rate for m in NAMES}
+    prepared = vae.model.prepare({m: torch.rand(rows, *SHAPE) for m in NAMES}, mask)
+    batches = PreparedBatches(*prepared, BATCH, generator=torch.Generator().manual_seed(0))
+    endless = (batch for _ in iter(int, 1) for batch in batches)
+    loss_and_grads = TracedLoss(vae)
+
+    def step() -> None:
+        data, seen = next(endless)
+        optimizer.zero_grad()
+        loss_and_grads(data, seen, scale=1 / BATCH)
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(f"{'method':12s} {'complete':>9s} {'half':>9s} {'ratio':>6s} {'bar':>5s}   milliseconds, medians")
+    for name, (build, bar) in METHODS.items():
+        steps = {"complete": step_of(build, 0.0), "half": step_of(build, 0.5)}
+        with pyro.validation_enabled(False):
+            seconds = interleaved(steps, rounds=options.rounds, warmup=3)
+        ratio = seconds["half"] / seconds["complete"]
+        complete, half = (1e3 * seconds[k] for k in ("complete", "half"))
+        print(f"{name:12s} {complete:9.1f} {half:9.1f} {ratio:6.2f} {bar:5.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

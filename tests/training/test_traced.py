@@ -1,0 +1,133 @@
+"""Recorded steps equal eager ones: values, gradients, noise, schedules, whole runs."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+import pyro_mmvae as mm
+from pyro_mmvae.training.traced import TracedLoss, chosen_loss, traceable
+
+NAMES = ("a", "b", "c")
+METHODS = {
+    "mvae": lambda e, d: mm.MVAE(e, d, latent_dim=3, beta=0.7, warmup=5),
+    "mvae_random": lambda e, d: mm.MVAE(e, d, latent_dim=3, k=1),
+    "mmvae": lambda e, d: mm.MMVAE(e, d, latent_dim=3, num_particles=4),
+    "mopoe": lambda e, d: mm.MoPoE(e, d, latent_dim=3),
+    "mopoe_sampled": lambda e, d: mm.MoPoE(e, d, latent_dim=3, num_subsets=2),
+    "mvtcae": lambda e, d: mm.MVTCAE(e, d, latent_dim=3),
+    "jmvae": lambda e, d: mm.JMVAE(e, d, latent_dim=3, warmup=3),
+}
+
+
+def build(method: str) -> mm.MultimodalVAE:
+    enc = {m: mm.nn.MLPEncoder(4, 3, hidden=(8,), dropout=0.2) for m in NAMES}
+    dec = {m: mm.nn.MLPDecoder(3, 4, hidden=(8,), likelihood="normal_learned") for m in NAMES}
+    return METHODS[method](enc, dec).double()
+
+
+def batch(seed: int, rows: int = 9) -> tuple[dict, dict]:
+    g = torch.Generator().manual_seed(seed)
+    data = {m: torch.randn(rows, 4, generator=g, dtype=torch.float64) for m in NAMES}
+    mask = {m: torch.rand(rows, generator=g) > 0.4 for m in NAMES}
+    mask["b"] = torch.rand(rows, 4, generator=g) > 0.4  # per feature
+    return data, mask
+
+
+def gradients(vae: mm.MultimodalVAE) -> dict[str, torch.Tensor]:
+    return {n: p.grad.clone() for n, p in vae.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recorded_steps_equal_eager_ones_at_equal_noise(method):
+    vae = build(method)
+    traced = TracedLoss(vae)
+    for seed in range(4):  # fresh masks and annealing weights: nothing of the first batch may stick
+        prepared = vae.model.prepare(*batch(seed, rows=5 if seed == 2 else 9))
+        torch.manual_seed(seed)
+        vae.zero_grad()
+        loss = traced(*prepared, scale=0.5)
+        found = gradients(vae)
+        torch.manual_seed(seed)
+        vae.zero_grad()
+        expected = vae.objective.differentiable_loss(vae.model, vae.guide, *prepared) * 0.5
+        expected.backward()
+        torch.testing.assert_close(loss, expected.detach(), rtol=1e-10, atol=1e-10)
+        reference = gradients(vae)
+        assert found.keys() == reference.keys()
+        for name, gradient in reference.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-10, msg=name)
+        vae.objective.advance()
+    assert traced.graphs, "nothing was recorded"
+
+
+def test_gradients_add_up_and_parameters_are_read_anew():
+    vae = build("mvae")
+    vae.eval()
+    traced, prepared = TracedLoss(vae), vae.model.prepare(*batch(0))
+    torch.manual_seed(0)
+    traced(*prepared)
+    once = gradients(vae)
+    torch.manual_seed(0)
+    traced(*prepared)
+    for name, gradient in gradients(vae).items():
+        torch.testing.assert_close(gradient, 2 * once[name])
+    with torch.no_grad():
+        for p in vae.parameters():
+            p.mul_(1.5)
+    torch.manual_seed(1)
+    changed = traced(*prepared)
+    torch.manual_seed(1)
+    torch.testing.assert_close(changed, vae.objective.differentiable_loss(vae.model, vae.guide, *prepared).detach())
+
+
+def test_recording_leaves_the_random_state_alone():
+    vae = build("mmvae")
+    prepared = vae.model.prepare(*batch(0))
+    torch.manual_seed(3)
+    first = TracedLoss(vae)(*prepared)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    vae.objective.differentiable_loss(vae.model, vae.guide, *prepared)
+    torch.testing.assert_close(torch.rand(1), after)
+    assert first.isfinite()
+
+
+class Own(nn.Module):
+    """A user's story."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 3)
+
+    def forward(self) -> None:
+        z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", pyro.distributions.Normal(self.net(z), 1.0).to_event(1))
+
+
+def test_what_is_not_recorded_by_itself():
+    model = mm.observe(Own(), ("x",))
+    own = mm.MultimodalVAE(model, mm.guides.Product(model, {"x": mm.nn.MLPEncoder(3, 2)}))
+    assert "Own is no module of torch" in str(traceable(own))
+    assert traceable(own, trusted=True) is None
+    norm = build("mvae")
+    norm.guide.encoders["z"]["a"].add_module("norm", nn.BatchNorm1d(3))
+    assert "BatchNorm" in str(traceable(norm))
+    assert traceable(build("mmvae")) is None
+    with pytest.raises(ValueError, match=r"trace=True.*BatchNorm"):
+        chosen_loss(norm, True, 1000)
+
+
+def test_a_recorded_run_equals_an_eager_one():
+    ds = mm.datasets.linear_gaussian(n=50, modalities={"a": 4, "b": 4, "c": 4}, seed=1).hide(0.3, seed=2)
+    weights = []
+    for trace in (True, False):
+        torch.manual_seed(0)
+        enc = {m: mm.nn.MLPEncoder(4, 3, hidden=(8,)) for m in NAMES}
+        dec = {m: mm.nn.MLPDecoder(3, 4, hidden=(8,)) for m in NAMES}
+        vae = mm.MVAE(enc, dec, latent_dim=3).double()
+        mm.training.fit(vae, ds, epochs=3, batch_size=16, seed=5, progress=False, trace=trace)
+        weights.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-7, atol=1e-9)  # 12 steps of Adam on rounding differences of 1e-15
