@@ -30,7 +30,7 @@ docs: $(VENV)/.installed-docs
 	$(BIN) -m sphinx -W --keep-going -b html docs/source docs/build/html
 
 bench: $(VENV)/.installed
-	$(BIN) -m benchmarks.speed
+	$(BIN) -m benchmarks
 
 $(BIN):
 	tools/make_venv.sh $(VENV)

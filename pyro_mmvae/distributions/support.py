@@ -14,8 +14,8 @@ __all__ = ["base_support", "bounds", "fill_value", "outside"]
 
 
 def base_support(support: Constraint) -> Constraint:
-    """The support of a single feature: ``independent`` wrappers removed."""
-    while isinstance(support, constraints.independent):
+    """The support of a single feature: the wrappers of ``Independent`` and of mixtures removed."""
+    while isinstance(support, constraints.independent | constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint
     return support
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["CACHE_BYTES", "Allocated", "measured"]
 
 #: On a CPU chunks beyond this gain nothing: they leave the cache, and the allocator asks the system for each tensor.
-CACHE_BYTES = 100_000_000
+CACHE_BYTES = 30_000_000
 
 
 class Allocated(TorchFunctionMode):

@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_mmvae.distributions import fill_value
+from pyro_mmvae.handlers.registration import unregistered
 from pyro_mmvae.masks import Data, batch_size, fill, normalize
 from pyro_mmvae.objectives.passes import Programs
 
@@ -55,12 +56,13 @@ def prepare(
     inside.size = batch_size(raw, n)
     given = {k: v for k, v in ({} if obs_mask is None else obs_mask).items() if k in shapes}
     masks = normalize(given, shapes, inside.size, absent=[m for m in shapes if m not in raw])
+    like = next((x for x in raw.values() if x.is_floating_point()), torch.empty(0))
     for m, constant in constants.items():
-        if m in raw:
-            inside[m] = _filled(m, raw[m], masks[m], constant)
+        absent = constant[1].to(like).expand((inside.size, *constant[0]))
+        inside[m] = _filled(m, raw[m], masks[m], constant) if m in raw else absent
     inside.filled = True
     programs = Programs(model, guide, inside, masks, tuple(shapes), num_particles, nesting)
-    programs.raw_mask = obs_mask
+    programs.raw_mask = {**({} if obs_mask is None else obs_mask), **{m: masks.rows[m] for m in shapes if m not in raw}}
     return programs
 
 
@@ -85,7 +87,7 @@ def _looked_at(
 ) -> tuple[dict[str, tuple[torch.Size, Tensor]], int]:
     """Event shape and an in-support constant of every marked modality; the number of plates."""
     if model not in _SEEN:
-        with torch.random.fork_rng(), torch.no_grad(), poutine.block():
+        with torch.random.fork_rng(), torch.no_grad(), poutine.block(), unregistered():
             trace = poutine.trace(model).get_trace(data, obs_mask)
         shapes, nesting = {}, 1
         for site in trace.nodes.values():

@@ -6,4 +6,6 @@ story, the networks, the objective and the training loop. Beside it lie the figu
 :mod:`~pyro_mmvae.quickstart.tables`) and the pictures (:mod:`~pyro_mmvae.quickstart.pictures`).
 """
 
-__all__: list[str] = []
+from __future__ import annotations
+
+__all__ = []

@@ -68,7 +68,9 @@ class Problem:
     @property
     def rows(self) -> dict[str, Tensor]:  # shapes: (B,), bool
         """Masks of whole modalities."""
-        return {m: torch.tensor([m in observed(self.obs_mask, n) for n in range(len(self.sets))]) for m in self.obs_mask}
+        return {
+            m: torch.tensor([m in observed(self.obs_mask, n) for n in range(len(self.sets))]) for m in self.obs_mask
+        }
 
     @property
     def filled(self) -> dict[str, Tensor]:  # shapes: (B, D_m)

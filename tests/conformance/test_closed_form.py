@@ -63,8 +63,17 @@ def test_mean_over_the_library_s_own_draws(case: Case) -> None:
         generator = torch.Generator().manual_seed(0)
         bound = case.options.get("bound", "looser")
         weights = {"beta": case.options["beta"], "rescale": case.options["rescale"]}
-        mean, se = mixture_iwae(p.stacked, p.experts, p.data, p.obs_mask, num_particles=vae.objective.num_particles,
-                                repeats=4000, generator=generator, bound=bound, **weights)
+        mean, se = mixture_iwae(
+            p.stacked,
+            p.experts,
+            p.data,
+            p.obs_mask,
+            num_particles=vae.objective.num_particles,
+            repeats=4000,
+            generator=generator,
+            bound=bound,
+            **weights,
+        )
         naive = mean, se
     mean, se = mean_and_se(draws)
     within(mean, (se**2 + naive[1] ** 2).sqrt(), naive[0], label=case.name)

@@ -6,8 +6,10 @@ Test layer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
@@ -95,7 +97,9 @@ def test_prior_gate_of_a_term_against_experts(case: Case) -> None:
         return
     vae = case.vae(p, lazy=True)
     rows = slice(-1, None)
-    data, mask, eps = ({k: x[..., rows, :] if x.dim() > 1 else x[rows] for k, x in d.items()} for d in (p.data, p.obs_mask, p.noise()))
+    data, mask, eps = (
+        {k: x[..., rows, :] if x.dim() > 1 else x[rows] for k, x in d.items()} for d in (p.data, p.obs_mask, p.noise())
+    )
 
     def pull(objective: mm.ELBO) -> dict[str, Tensor]:
         return gradients(vae, value(vae, data, mask, eps, objective=objective).sum())
@@ -192,3 +196,24 @@ def test_functional_call_holds_inside_lazy_decoders(case: Case) -> None:
     assert any(bool((g != 0).any()) for name, g in found.items() if name.startswith(ENCODER))
     halved = {name: w if "decoders" not in name else w / 2 for name, w in frozen.items()}
     assert not torch.allclose(functional_call(call, halved, (thunk,)), loss)
+
+
+@pytest.mark.law("around programs")
+@pytest.mark.parametrize("hidden", ["masked", "absent", "none", "complete"])
+def test_a_wrapped_model_is_the_model(case: Case, hidden: str) -> None:
+    p = case.make(per_feature=hidden == "masked")
+    vae = case.vae(p, lazy=True)
+    data, mask = dict(p.data), dict(p.obs_mask)
+    if hidden == "absent":
+        del data["b"], mask["b"]
+    if hidden == "none":
+        data["b"] = None
+    if hidden == "complete":
+        data, mask = dict(p.complete), None
+    eps = p.noise(vae.objective.num_particles)
+    wanted = value(vae, data, mask, eps)
+    torch.manual_seed(3)
+    with mm.handlers.noise(eps):
+        found = vae.objective.per_sample(Inside(vae.model, nullcontext), vae.guide, data, mask)
+    torch.testing.assert_close(found, wanted, **EXACT)
+    assert not pyro.get_param_store().keys()

@@ -53,6 +53,11 @@ FAMILIES: dict[str, tuple[Any, Any, Any]] = {
     "Delta": (dist.Delta(ONES, event_dim=1), ONES, None),
     "OrderedLogistic": (dist.OrderedLogistic(0 * ONES, torch.tensor([-1.0, 1.0])).to_event(1), 2 * ONES, 3 * ONES),
     "VonMises": (dist.VonMises(0 * ONES, 1.0).to_event(1), ONES, None),
+    "MixtureSameFamily": (
+        dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Gamma(torch.ones(2, 3), 1.0).to_event(1)),
+        ONES,
+        -ONES,
+    ),
     "LKJ": (dist.LKJCholesky(3), torch.eye(3), None),
 }
 
@@ -100,7 +105,7 @@ def test_fill_of_bounds() -> None:
     assert base_support(constraints.independent(constraints.independent(constraints.real, 1), 1)) is constraints.real
 
 
-JOINT = {"OneHotCategorical": 0, "Dirichlet": 0, "MultivariateNormal": 0, "LKJ": 0, "Delta": 0}
+JOINT = {"OneHotCategorical", "Dirichlet", "MultivariateNormal", "MixtureSameFamily", "Delta"}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -109,7 +114,7 @@ def test_per_feature_masks(name: str) -> None:
     seen = torch.tensor([[True, False, True], [False, False, False]])
     if name == "LKJ":
         return
-    assert factorized_dims(fn) == JOINT.get(name, 1)
+    assert factorized_dims(fn) == (name not in JOINT)
     wide = fn.expand((2,))
     if name in JOINT:
         with pytest.raises(ValueError, match=rf"^image: a per-feature(.|\n)*{type(fn).__name__} is joint(.|\n)*Fix"):

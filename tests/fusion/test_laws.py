@@ -43,7 +43,10 @@ def test_weighted_rules_are_commutative_with_their_weights() -> None:
     index = [2, 0, 1]
     straight, turned = (next(r for r in RULES if r.name == "generalized").make() for _ in range(2))
     turned.logits.data.copy_(straight.logits.data[index])
-    pairs = [(straight, turned), (fusion.GeometricMean((0.5, 1.0, 2.0, 0.25)), fusion.GeometricMean((0.5, 0.25, 1.0, 2.0)))]
+    pairs = [
+        (straight, turned),
+        (fusion.GeometricMean((0.5, 1.0, 2.0, 0.25)), fusion.GeometricMean((0.5, 0.25, 1.0, 2.0))),
+    ]
     for one, other in pairs:
         first = parameters(one(prior_of(case), experts_of(case), mask_of(case)))
         second = parameters(other(prior_of(case), experts_of(case, order=order), mask_of(case, order)))

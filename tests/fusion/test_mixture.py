@@ -31,7 +31,9 @@ def test_density_of_a_mixture_of_experts() -> None:
     found = q.log_prob(z)
     assert torch.equal(found[:, 0], prior_of(case).log_prob(z[:, 0]))
     for n in range(1, 8):
-        torch.testing.assert_close(found[:, n], log_mixture(z[:, n], mixture_components(case.experts, case.obs_mask, n)), **EXACT)
+        torch.testing.assert_close(
+            found[:, n], log_mixture(z[:, n], mixture_components(case.experts, case.obs_mask, n)), **EXACT
+        )
 
 
 @pytest.mark.parametrize("prior_expert", ["full_only", "never", "always"])
@@ -44,7 +46,12 @@ def test_density_of_a_mixture_of_products(prior_expert: str, chosen: bool) -> No
     found = q.log_prob(z)
     for n in range(8):
         parts = mopoe_components(
-            case.experts, case.obs_mask, n, case.model.prior, prior_expert=prior_expert, subsets=CHOSEN if chosen else None
+            case.experts,
+            case.obs_mask,
+            n,
+            case.model.prior,
+            prior_expert=prior_expert,
+            subsets=CHOSEN if chosen else None,
         )
         expected = log_mixture(z[:, n], parts) if parts else prior_of(case).log_prob(z[:, n])
         torch.testing.assert_close(found[:, n], expected, **EXACT)
