@@ -120,3 +120,11 @@ def test_report_of_several_seeds_has_means_spreads_and_a_row_per_seed():
     assert "mean and standard deviation of 3 seeds" in text
     assert "2.000 ±1.000" in text
     assert text.count("\n1 ") == text.count("\n3 ") == 1
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--seeds", "--particles"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_count_below_one_is_refused(option, value, capsys):
+    with pytest.raises(SystemExit):
+        quickstart.main([f"{option}={value}"])
+    assert f"argument {option}: expected a whole number from 1 on, got '{value}'" in capsys.readouterr().err

@@ -28,7 +28,7 @@ class Joint(Fusion):
     q(z | x_S): the unimodal expert for one modality, the joint network for all, and for what lies between
 
     - ``"joint"``: the joint network with a mask (it is trained on every subset that the data shows);
-    - ``"product"``: the product of the unimodal experts [1], over-confident by (|S| - 1) priors;
+    - ``"product"``: the product of the unimodal experts [1], over-confident by (\|S\| - 1) priors;
     - ``"bayes"``: :math:`\Lambda = \sum_m \tau_m - (|S| - 1) \tau_0`, exact if every expert is; where that is not
       positive, the plain product.
 

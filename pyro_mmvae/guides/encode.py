@@ -60,7 +60,8 @@ def encode_rows(
     if saved and (cost is None or saved * cost >= GATHER_WORK):
         if index.numel() == 0:
             return _nothing(encoder, name, x, mask, with_mask)
-        gathered = _call(encoder, name, x[index], mask.expand_as(x)[index] if with_mask else None)
+        seen = mask.expand_as(x).index_select(0, index) if with_mask else None
+        gathered = _call(encoder, name, x.index_select(0, index), seen)
         return map_params(gathered, lambda p, constraint, k: _scatter(p, constraint, k, index, count))
     return _call(encoder, name, x, mask.expand_as(x) if with_mask else None)
 

@@ -204,7 +204,7 @@ class _Builder:
             _Block(
                 draws=[first + (i if len(source) > 1 else 0) for i in range(rows)],
                 source=source.expand(shape),
-                target=target.expand(shape),
+                target=target.expand(shape) & valid.expand(rows, -1).unsqueeze(-1),  # nothing runs for weight 0
                 prior=None if prior is None else prior.expand(shape),
                 weight=masked,
                 beta={site: _number(b, context).expand(rows, len(observed)) for site, b in _by_site(term.beta).items()},

@@ -84,7 +84,7 @@ def train(vae: mm.MultimodalVAE, digits: mm.datasets.MultimodalDataset, epochs: 
     progress = tqdm(range(epochs), desc="training", unit="epoch")
     for _ in progress:
         loss = sum(svi.step(data, obs_mask) for data, obs_mask in batches)
-        progress.set_postfix(loss=f"{loss / len(digits):.1f} nats per digit", refresh=False)
+        progress.set_postfix_str(f"loss {loss / len(digits):.1f} per digit", refresh=False)
     vae.eval()
 
 
@@ -94,6 +94,7 @@ def run(seed: int, epochs: int, particles: int) -> tuple[mm.MultimodalVAE, mm.da
     pyro.set_rng_seed(seed)
     complete, held_out = mm.datasets.digits().split(0.8, seed=0)
     hidden = complete.hide(0.5, seed=seed)  # half of all entries, at least one left in each row
+    print(f"Seed {seed}, training digits: {hidden}")
 
     start = time.process_time()
     vae = build(epochs * -(-len(hidden) // BATCH))
@@ -104,13 +105,20 @@ def run(seed: int, epochs: int, particles: int) -> tuple[mm.MultimodalVAE, mm.da
     return vae, held_out, tables.Run(seed, model, others, trained - start, time.process_time() - trained)
 
 
+def _count(text: str) -> int:
+    """An option that is a number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, print the tables, draw the pictures."""
     parser = argparse.ArgumentParser(prog="python -m pyro_mmvae.quickstart", description=main.__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=1, help="number of trainings, from --seed on; tables are means")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--particles", type=int, default=1000, help="importance samples per log-likelihood")
+    parser.add_argument("--seeds", type=_count, default=1, help="number of trainings, from --seed on; tables are means")
+    parser.add_argument("--epochs", type=_count, default=EPOCHS)
+    parser.add_argument("--particles", type=_count, default=1000, help="importance samples per log-likelihood")
     parser.add_argument("--output", type=Path, default=Path("quickstart-output"))
     options = parser.parse_args(argv)
 
@@ -119,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in seeds:
         vae, held_out, done = run(seed, options.epochs, options.particles)
         runs.append(done)
-    print(tables.report(runs, len(held_out), options.particles))
+    print(f"\n{tables.report(runs, len(held_out), options.particles)}")
     print(f"\nThe pictures of seed {seeds[-1]}, and an ArviZ file:")
     for path in pictures.draw_all(vae, held_out, options.output):
         print(f"  {path}")

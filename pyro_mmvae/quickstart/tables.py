@@ -16,7 +16,7 @@ __all__ = ["Run", "report"]
 MODEL = "this model"
 ROWS = {
     MODEL: "half of all entries",
-    "5 neighbors": "rows with what it needs",
+    "5 neighbors": "rows with all it needs",
     "SVM, complete rows": "complete rows",
     "SVM, all labels": "everything, nothing hidden",
     "training mean": "half of all entries",
@@ -53,7 +53,7 @@ def _predictions(runs: Sequence[Run], digits: int) -> str:
     seeds = f", mean and standard deviation of {len(runs)} seeds" if len(runs) > 1 else ""
     lines = [
         f"{digits} held-out digits{seeds}",
-        f"{'':20}{'':28}{'accuracy of the label from':^36}{'RMSE of completing the':^24}",
+        f"{'':48}{'label accuracy from':^36}{'RMSE of completing':>24}",
         f"{'':20}{'trained on':28}" + "".join(f"{column:>12}" for column in COLUMNS.values()),
     ]
     for name, source in ROWS.items():

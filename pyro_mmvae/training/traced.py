@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyro
 import torch
@@ -32,7 +33,7 @@ FEW_STEPS = 200
 MOST_GRAPHS = 16
 
 
-def traceable(vae: nn.Module, *, trusted: bool = False) -> str | None:
+def traceable(vae: Any, *, trusted: bool = False) -> str | None:
     """
     Why the step of ``vae`` cannot be recorded safely; None if it can.
 
@@ -60,7 +61,7 @@ def traceable(vae: nn.Module, *, trusted: bool = False) -> str | None:
     return None
 
 
-def chosen_loss(vae: nn.Module, trace: bool | None, steps: int) -> Callable[..., Tensor]:
+def chosen_loss(vae: Any, trace: bool | None, steps: int) -> Callable[..., Tensor]:
     """
     The function that ``fit`` calls for loss and gradients: recorded or not.
 
@@ -74,7 +75,7 @@ def chosen_loss(vae: nn.Module, trace: bool | None, steps: int) -> Callable[...,
         raise ValueError(f"trace=True: the step cannot be recorded, since {reason}. Fix: trace=None.")
     traced = TracedLoss(vae)
 
-    def recorded(vae: nn.Module, data: Data, obs_mask: ObsMask) -> Tensor:
+    def recorded(vae: Any, data: Data, obs_mask: ObsMask) -> Tensor:
         return traced(data, obs_mask, scale=1.0 / rows_stood_for(vae, data))
 
     return recorded
@@ -107,7 +108,7 @@ class TracedLoss:
     :param vae: see :func:`traceable`.
     """
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: Any) -> None:
         self.vae, self.holder = vae, _Run(vae)
         parameters = dict(self.holder.named_parameters())
         self.names = [n for n, p in parameters.items() if p.requires_grad]

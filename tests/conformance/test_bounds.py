@@ -5,6 +5,8 @@ Test layer.
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -70,7 +72,7 @@ def test_more_particles_climb_towards_the_evidence(case: Case) -> None:
     vae = case.vae(p, **PLAIN)
     found = [by_draws(vae, p, 800, objective=bound(case, vae, k), seed=k).sum(-1) for k in (1, 2, 10)]
     steps = [mean_and_se(draws) for draws in found] + [(evidence(p).sum(), torch.tensor(0.0))]
-    for (low, low_se), (high, high_se) in zip(steps, steps[1:], strict=False):
+    for (low, low_se), (high, high_se) in itertools.pairwise(steps):
         assert high - low > 4 * (low_se**2 + high_se**2).sqrt(), f"{low} +- {low_se}, {high} +- {high_se}"
 
 

@@ -48,7 +48,7 @@ def test_an_observed_nan_raises(case: Case, content: float) -> None:
     p = case.make()
     vae, data = case.vae(p), holding(p, 0.0)
     data["b"][-1, 1] = content
-    with pytest.raises(ValueError, match="'b'.*row 7"):
+    with pytest.raises(ValueError, match=r"'b'.*row 7"):
         vae.objective.differentiable_loss(vae.model, vae.guide, data, p.obs_mask)
 
 
