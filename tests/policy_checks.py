@@ -59,7 +59,7 @@ SEEDS = {
     "pyro.util.set_rng_seed",
 }
 # Files that may seed the global generators: a program of its own, and what restores them afterwards.
-SEEDERS = {"pyro_mmvae/quickstart.py"}
+SEEDERS = {"pyro_mmvae/quickstart/__main__.py"}
 MAX_LINES = 400
 ABSOLUTE_PATH = re.compile(r"(?<![\w.)\]}-])/(?:work|tmp|root|home)(?![\w-])")
 

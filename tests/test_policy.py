@@ -115,7 +115,7 @@ CASES: dict[str, tuple[Callable[[Source], list[str]], Source, Source]] = {
     "imported seed": (
         policy.call_faults,
         make("from torch import manual_seed as s\ns(0)"),
-        make("import pyro\npyro.set_rng_seed(0)", "pyro_mmvae/quickstart.py"),
+        make("import pyro\npyro.set_rng_seed(0)", "pyro_mmvae/quickstart/__main__.py"),
     ),
     "bare except": (
         policy.statement_faults,

@@ -27,6 +27,21 @@ class Enumerated:
 
     with p(c | z) exact, so that a guide which observes nothing is the story's prior, the discrete latents summed out.
 
+    Example::
+
+        >>> import pyro, pyro.distributions as dist
+        >>> import pyro_mmvae as mm
+        >>> def story():
+        ...     c = pyro.sample("c", dist.Bernoulli(0.7), infer={"enumerate": "parallel"})
+        ...     z = pyro.sample("z", dist.Normal(10 * c.unsqueeze(-1), 1.0).to_event(1))
+        ...     pyro.sample("x", dist.Normal(z, 1.0).to_event(1))
+        >>> model = mm.observe(story, ("x",))
+        >>> guide = mm.guides.Product(model, {"x": mm.nn.MLPEncoder(1, 1)})
+        >>> missing = {"x": torch.tensor([False])}
+        >>> trace = pyro.poutine.trace(guide).get_trace({"x": torch.zeros(1, 1)}, missing)
+        >>> "c" in trace.nodes, trace.nodes["z"]["fn"].mean.detach()
+        (False, tensor([[7.]]))
+
     :param nesting: plates of the story, ``data`` included.
     """
 

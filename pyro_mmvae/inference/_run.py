@@ -253,7 +253,8 @@ def draw_discrete(
         return dict(values)
 
     def conditioned() -> None:
-        run_model(batch, masks, values, draws, feeding=feeding)
+        with poutine.condition(data=dict(values)):  # observed: Pyro cannot gather latents with event dimensions
+            run_model(batch, masks, values, draws, feeding=feeding)
 
     with poutine.trace() as tracer:
         infer_discrete(conditioned, first_available_dim=-batch.nesting - 3, strict_enumeration_warning=False)()

@@ -60,13 +60,13 @@ def build(steps: int) -> mm.MultimodalVAE:
 
     # What is maximized, for a digit that shows O, with S running over the subsets of O:
     #   twice the evidence lower bound of x_O,
-    #   a fifth of each bound in which S alone has to explain all of x_O,
+    #   a quarter of each bound in which S alone has to explain all of x_O,
     #   minus KL(q(z | x_O) || q(z | x_S)) with the first one held fixed: S learns all that O leaves possible.
     beta, rescale = Annealed(1.0, steps // 2), {"label": 4.0}  # the name of a digit counts four times
     table = mm.Terms(
         [
             mm.Term(weight=2.0, beta=beta, rescale=rescale),
-            mm.Term(Powerset(), weight=0.2, subsets="contained", beta=beta, rescale=rescale),
+            mm.Term(Powerset(), weight=0.25, subsets="contained", beta=beta, rescale=rescale),
             mm.Term(target=Nothing(), prior=Powerset(max_size=2), beta=beta, detach=frozenset({"posterior"})),
         ]
     )

@@ -93,8 +93,6 @@ def test_draws_gate(case: Case) -> None:
 def test_prior_gate_of_a_term_against_experts(case: Case) -> None:
     """T(O -> nothing || q_m) teaches the experts q_m; with the gate only the first argument moves."""
     p = case.make()
-    if p.private or case.is_mixture:
-        return
     vae = case.vae(p, lazy=True)
     rows = slice(-1, None)
     data, mask, eps = (

@@ -37,7 +37,7 @@ def test_a_batch_is_its_rows(case: Case, per_feature: bool, monkeypatch: pytest.
     if case.random == "sample":
         last_subset(monkeypatch)
     whole = value(vae, p.data, p.obs_mask, eps)
-    for n in range(len(p.sets)):
+    for n in (0, 1, 4, 7):  # nothing, one, two, everything observed
         at = slice(n, n + 1)
         alone = value(vae, select(p.data, at), select(p.obs_mask, at), select_noise(eps, at))
         torch.testing.assert_close(alone, whole[at], **EXACT)

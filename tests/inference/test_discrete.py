@@ -63,6 +63,34 @@ def test_imputed_labels_follow_the_exact_posterior():
     assert right.double().mean() > 0.95
 
 
+class VectorClusters(nn.Module):
+    """A label, a vector around the label's corner, two modalities that know either."""
+
+    corners = torch.tensor([[-6.0, 0.0], [0.0, 6.0], [6.0, 0.0]])
+
+    def forward(self) -> None:
+        c = pyro.sample("c", dist.Categorical(torch.ones(3) / 3), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(self.corners[c], 1.0).to_event(1))
+        pyro.sample("a", dist.Normal(z, 0.5).to_event(1))
+        pyro.sample("y", dist.Categorical(logits=20 * torch.eye(3)[c]))
+
+
+def test_labels_behind_a_vector_latent_with_a_library_guide():
+    model = mm.observe(VectorClusters(), ("a", "y"))
+    expert = mm.nn.MLPEncoder(2, 2, hidden=())
+    with torch.no_grad():  # loc = x, scale = 1/2: the likelihood as an expert
+        expert.head.linear.weight.copy_(torch.cat([torch.eye(2), torch.zeros(2, 2)]))
+        expert.head.linear.bias.copy_(torch.tensor([0.0, 0.0, -0.7, -0.7]))
+    guide = mm.guides.Product(model, {"a": expert})
+    c = torch.randint(0, 3, (200,))
+    x = VectorClusters.corners[c] + 1.1 * torch.randn(200, 2)
+    draws = impute(model, guide, {"a": x}, num_samples=10)["y"]
+    assert (draws == c).float().mean() > 0.97  # the corners are 8 standard deviations apart, chance is 1/3
+    hidden = {"a": torch.zeros(200, dtype=torch.bool)}
+    shown = predict(model, guide, {"a": x, "y": c}, hidden, num_samples=10)["a"]
+    assert shown.shape == (10, 200, 2)
+
+
 def test_imputation_keeps_labels():
     _, model, data, masks = cluster_case(50)
     full = impute(model, ClusterGuide(), data, masks, num_samples=3)

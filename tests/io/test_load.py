@@ -25,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import sys
+import torch
 from safetensors.torch import save_file
+torch.set_num_threads(1)  # as the tests themselves: more threads sum in another order
 import pyro_mmvae as mm
 from tests.io import cases
 for name in sys.argv[2:]:
