@@ -273,11 +273,13 @@ def random_subsets(
     *,
     min_size: int = 2,
     max_size: int | None = None,
+    by_size: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # shape: (k, M), bool
     """
-    ``k`` different subsets, uniform over all those with ``min_size`` to ``max_size`` (default M - 1) members.
+    ``k`` different subsets with ``min_size`` to ``max_size`` (default M - 1) members.
 
+    :param by_size: draw the size first, uniformly, then a subset of that size; False: uniform over all subsets.
     :raises ValueError: if there are fewer than ``k`` such subsets.
     """
     largest = num_modalities - 1 if max_size is None else max_size
@@ -287,4 +289,8 @@ def random_subsets(
             f"random subsets: k = {k}, but {num_modalities} modalities have {len(table)} subsets of {min_size} to "
             f"{largest} members. Fix: 0 <= k <= {len(table)}."
         )
-    return table[torch.randperm(len(table), generator=generator, device="cpu")[:k]]
+    if not by_size or k == 0:
+        return table[torch.randperm(len(table), generator=generator, device="cpu")[:k]]
+    sizes = table.sum(-1)
+    chance = (sizes.unsqueeze(-1) == sizes).sum(-1).double().reciprocal()
+    return table[torch.multinomial(chance, k, generator=generator)]

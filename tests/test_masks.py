@@ -183,3 +183,10 @@ def test_random_subsets_at_the_edges() -> None:
             random_subsets(k, 3)
     first = random_subsets(2, 4, generator=torch.Generator().manual_seed(1))
     assert torch.equal(first, random_subsets(2, 4, generator=torch.Generator().manual_seed(1)))
+
+
+def test_random_subsets_by_size_are_uniform_over_sizes() -> None:
+    draws = torch.cat([random_subsets(1, 5, min_size=1, max_size=4, by_size=True) for _ in range(4000)])
+    counts = draws.sum(-1).bincount(minlength=5)[1:].double() / 4000
+    assert (counts - 0.25).abs().max() < 4 * (0.25 * 0.75 / 4000) ** 0.5  # four standard errors
+    assert len(random_subsets(6, 4, by_size=True).unique(dim=0)) == 6  # without replacement

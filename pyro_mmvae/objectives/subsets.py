@@ -156,18 +156,24 @@ class AnyContained:
 
 @dataclass(frozen=True)
 class Random:
-    """``k`` different random subsets, the same for the whole batch, in training only."""
+    """
+    ``k`` different random subsets, the same for the whole batch, in training only.
+
+    :ivar by_size: draw the size first, uniformly, then a subset of that size (the published code of MVAE).
+    """
 
     random: ClassVar[bool] = True
 
     k: int
     min_size: int = 2
     max_size: int | None = None
+    by_size: bool = False
 
     def __call__(self, context: Context) -> Tensor:  # shape: (k, B, M)
         k = self.k if context.training else 0
         size = len(context.names)
-        return _rows(random_subsets(k, size, min_size=self.min_size, max_size=self.max_size), context)
+        bounds = {"min_size": self.min_size, "max_size": self.max_size}
+        return _rows(random_subsets(k, size, **bounds, by_size=self.by_size), context)
 
 
 @dataclass(frozen=True)

@@ -122,3 +122,12 @@ def test_weights_are_equal_over_what_is_observed() -> None:
                 p = (m in names) / len(names)
                 # four standard errors of a share of 4000 draws
                 assert abs(found - p) <= 4 * math.sqrt(p * (1 - p) / 4000)
+
+
+def test_component_of_a_row_that_observes_several_is_the_first() -> None:
+    case = case_of()
+    z = torch.randn(8, 2)
+    found = fusion.Mixture().component(prior_of(case), experts_of(case), mask_of(case)).log_prob(z)
+    for n, names in enumerate(case.sets[1:], start=1):
+        first = dist.Normal(*(p[n] for p in case.experts[names[0]])).to_event(1)
+        torch.testing.assert_close(found[n], first.log_prob(z[n]), **EXACT)
