@@ -172,8 +172,8 @@ class Random:
     def __call__(self, context: Context) -> Tensor:  # shape: (k, B, M)
         k = self.k if context.training else 0
         size = len(context.names)
-        bounds = {"min_size": self.min_size, "max_size": self.max_size}
-        return _rows(random_subsets(k, size, **bounds, by_size=self.by_size), context)
+        table = random_subsets(k, size, min_size=self.min_size, max_size=self.max_size, by_size=self.by_size)
+        return _rows(table, context)
 
 
 @dataclass(frozen=True)
