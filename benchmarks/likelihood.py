@@ -38,6 +38,13 @@ def looped(
     return torch.stack(out)
 
 
+def row_by_row(vae: mm.MultimodalVAE, data: dict[str, Tensor], mask: dict[str, Tensor]) -> Tensor:  # shape: (B,)
+    """The library's own estimate, one call per sample."""
+    rows = [slice(n, n + 1) for n in range(SAMPLES)]
+    calls = [({m: x[r] for m, x in data.items()}, {m: v[r] for m, v in mask.items()}) for r in rows]
+    return torch.cat([vae.log_likelihood(*call, num_particles=PARTICLES) for call in calls])
+
+
 def main() -> None:
     """Print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -53,15 +60,20 @@ def main() -> None:
         "library": lambda: vae.log_likelihood(data, mask, num_particles=PARTICLES),
         "loop": lambda: looped(vae, data, mask),
         "skipping": lambda: looped(vae, data, mask, skip=True),
+        "verb": lambda: row_by_row(vae, data, mask),
     }
     seconds = interleaved(steps, rounds=options.rounds, warmup=2)
-    exact = vae.log_likelihood(data, mask, num_particles=PARTICLES, diagnostics=True)
     own = seconds["library"]
     print(f"log_likelihood, {SAMPLES} samples, half of the entries hidden, K = {PARTICLES}: {own:.3f} s")
-    for name, what in (("loop", "a loop over samples"), ("skipping", "the same that skips hidden modalities")):
+    loops = {
+        "loop": "a loop over samples by hand, all decoders",
+        "skipping": "the same, without the decoders of hidden modalities",
+        "verb": "the verb itself, sample by sample",
+    }
+    for name, what in loops.items():
         print(f"  {what}: {seconds[name]:.3f} s, {seconds[name] / own:.1f} times as long")
-    z = ((exact.value - steps["loop"]()) / (2**0.5 * exact.standard_error))[exact.standard_error > 0]
-    print(f"  difference of the two estimates in standard errors: root mean square {z.square().mean().sqrt():.2f}")
+    both = torch.stack([steps["library"](), steps["loop"]()]).mean(-1).tolist()
+    print(f"  mean of the estimates: {both[0]:.2f} and {both[1]:.2f} nats")
 
 
 if __name__ == "__main__":

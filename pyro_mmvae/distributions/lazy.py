@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from pyro_mmvae.distributions.event_mask import mask_event
+from pyro_mmvae.distributions.shapes import broadcast
 
 __all__ = ["Lazy", "Scored"]
 
@@ -63,7 +64,7 @@ class Lazy(TorchDistribution):
         self.fn, self.inputs, self.input_event_dim, self.cost = fn, inputs, input_event_dim, cost
         self._support, self.has_rsample = support, has_rsample
         self._cache: list[TorchDistribution] = []  # shared with expanded copies: the network runs once
-        batch = torch.broadcast_shapes(*(x.shape[: x.dim() - input_event_dim] for x in inputs))
+        batch = broadcast(*(x.shape[: x.dim() - input_event_dim] for x in inputs))
         super().__init__(batch, torch.Size(event_shape), validate_args=False)
 
     @property
@@ -120,7 +121,7 @@ class Lazy(TorchDistribution):
         :param index: ``mask.flatten().nonzero()``, if the caller knows it (saves a device synchronization).
         :raises ValueError: if a BatchNorm network is left with a single row in training.
         """
-        shape = torch.broadcast_shapes(self.batch_shape, mask.shape)
+        shape = broadcast(self.batch_shape, mask.shape)
         block = shape[len(shape) - mask.dim() :]
         lead = shape[: len(shape) - mask.dim()]
         if index is None:

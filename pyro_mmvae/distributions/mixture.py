@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from pyro_mmvae.distributions.params import map_params
+from pyro_mmvae.distributions.shapes import broadcast
 
 __all__ = ["Mixture"]
 
@@ -84,7 +85,7 @@ class Mixture(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         event = len(self.event_shape)
         dims = len(self.batch_shape)
-        shape = torch.broadcast_shapes(value.shape[: value.dim() - event], self.batch_shape)
+        shape = broadcast(value.shape[: value.dim() - event], self.batch_shape)
         value = value.expand(shape + self.event_shape)
         scores = self.components.log_prob(value.unsqueeze(value.dim() - event - dims))
         return (scores + self.log_weights).logsumexp(scores.dim() - dims - 1)

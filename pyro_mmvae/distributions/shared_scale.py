@@ -20,7 +20,7 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 class SharedScaleNormal(dist.Normal):
     """
-    ``Normal(loc, scale)`` for a scale that is a number, or one per feature.
+    ``Normal(loc, scale)`` for a scale that is a number, or has fewer dimensions than the draws.
 
     Semantically equivalent to ``dist.Normal``; logarithm and square of the scale are taken on its own shape, not on
     that of ``loc``.

@@ -15,6 +15,7 @@ from torch.distributions import Distribution, kl_divergence, register_kl
 from torch.distributions.constraints import Constraint
 
 from pyro_mmvae.distributions.params import map_params
+from pyro_mmvae.distributions.shapes import broadcast
 
 __all__ = ["Where"]
 
@@ -43,7 +44,7 @@ class Where(TorchDistribution):
     def __init__(self, condition: Tensor, first: Any, second: Any) -> None:
         if first.event_shape != second.event_shape:
             raise ValueError(f"Where: event shapes {tuple(first.event_shape)} and {tuple(second.event_shape)} differ.")
-        shape = torch.broadcast_shapes(condition.shape, first.batch_shape, second.batch_shape)
+        shape = broadcast(condition.shape, first.batch_shape, second.batch_shape)
         self.condition, self.first, self.second = condition, first.expand(shape), second.expand(shape)
         self.has_rsample = bool(first.has_rsample)
         super().__init__(shape, first.event_shape, validate_args=False)

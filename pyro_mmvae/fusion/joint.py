@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import unwrap
+from pyro_mmvae.distributions import SharedScaleNormal, unwrap
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import gaussian_prior, precision_pool, stacked, with_prior
 from pyro_mmvae.fusion.product import require_normal
@@ -70,7 +69,7 @@ class Joint(Fusion):
             base = unwrap(posterior)
             several = several.unsqueeze(-1)
             loc, scale = torch.where(several, joint.loc, base.loc), torch.where(several, joint.scale, base.scale)
-            posterior = dist.Normal(loc, scale).to_event(1)
+            posterior = SharedScaleNormal(loc, scale).to_event(1)
         return with_prior(prior, posterior, mask.any(0))
 
     def _product(self, experts: Experts, weights: Tensor, loc: Tensor, scale: Tensor, own: Any) -> Any:

@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_mmvae.distributions import Where, unwrap
+from pyro_mmvae.distributions import SharedScaleNormal, Where, unwrap
 
 __all__ = ["gaussian_prior", "precision_pool", "stacked", "uniform_log_weights", "with_prior"]
 
@@ -49,7 +49,7 @@ def precision_pool(
         prior_tau = prior_tau * prior_weight
     total = weighted.sum(0) + prior_tau
     first = (weighted * stacked(loc, weights)).sum(0) + prior_tau * prior_loc
-    return dist.Normal(first / total, total.rsqrt()).to_event(1)
+    return SharedScaleNormal(first / total, total.rsqrt()).to_event(1)
 
 
 def stacked(

@@ -17,6 +17,7 @@ from pyro.poutine.runtime import Message, get_plates
 from torch import Tensor
 
 from pyro_mmvae.distributions import Lazy, Scored, fill_value, mask_event
+from pyro_mmvae.distributions.shapes import broadcast
 from pyro_mmvae.handlers.score import Target, target_of
 from pyro_mmvae.masks import Data, ObsMask, check_mask, fill, observed_rows
 
@@ -152,7 +153,7 @@ def _worth_gathering(fn: Lazy, rows: Tensor, index: Tensor) -> bool:
     """Whether running the rows of ``index`` alone saves more than copying them costs."""
     if _DENSE.get() or index.numel() == 0:
         return True
-    total = torch.broadcast_shapes(fn.batch_shape, rows.shape).numel()
+    total = broadcast(fn.batch_shape, rows.shape).numel()
     saved = total - index.numel() * (total // max(rows.numel(), 1))
     return saved > 0 and (fn.cost is None or saved * fn.cost >= GATHER_WORK)
 
@@ -173,7 +174,7 @@ def in_plates(fn: TorchDistribution) -> TorchDistribution:
     shape = [1] * max((-f.dim for f in frames), default=0)
     for f in frames:
         shape[f.dim] = f.size
-    return fn.expand(torch.broadcast_shapes(fn.batch_shape, tuple(shape)))
+    return fn.expand(broadcast(fn.batch_shape, torch.Size(shape)))
 
 
 def observe(

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.distributions import SharedScaleNormal
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.nn.mlp import positive_int
 
@@ -42,7 +43,7 @@ class NormalPrior(Configurable, nn.Module):
             setattr(self, name, nn.Parameter(value)) if learn else self.register_buffer(name, value)
 
     def forward(self) -> Any:  # event_shape: (D,)
-        return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
+        return SharedScaleNormal(self.loc, self.log_scale.exp()).to_event(1)
 
 
 class LaplacePrior(Configurable, nn.Module):
