@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any
 
+import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from pyro_mmvae.objectives import Objective
 from pyro_mmvae.training.diverged import Moment, TrainingDiverged, gradient_cause
 from pyro_mmvae.training.history import State
 from pyro_mmvae.training.rng import get_states
@@ -99,7 +100,7 @@ class Step:
     def _gradient(self, moment: Moment) -> tuple[float, Tensor]:
         """The loss, and the 2-norm of the gradient."""
         vae = self.run.vae
-        with moment.explained(), nullcontext() if self.run.step else _Params(vae):
+        with moment.explained(), self._checks():
             loss = self.loss_and_grads(vae, moment.data, moment.obs_mask)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         norm = get_total_norm(grads) if grads else torch.zeros_like(loss)
@@ -110,6 +111,14 @@ class Step:
         if cause is not None:  # else all gradients are finite and only the sum of their squares is not
             raise moment.diverged(f"the loss is {value:.6g}", cause)
         return value, norm
+
+
+    def _checks(self) -> AbstractContextManager[Any]:
+        """Shapes and arguments are validated in the first step; later ones look at loss and gradient alone."""
+        if self.run.step == 0:
+            return _Params(self.run.vae)
+        own = isinstance(self.run.vae.objective, Objective)  # stock ELBOs warn of NaN where validation is off
+        return pyro.validation_enabled(False) if own else nullcontext()
 
 
 class _Buffers:
