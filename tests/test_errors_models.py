@@ -198,3 +198,26 @@ def test_modalities_that_are_no_sites():
         mm.observe(story, ("x", "y")).prepare({"x": torch.zeros(B, 2)})
     with pytest.raises(ValueError, match=r"names repeat"):
         mm.observe(story, ("x", "x"))
+
+
+class Masked(nn.Module):
+    """An encoder that takes the mask, and has no default for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Any:
+        return dist.Normal(self.net(torch.cat([x, mask.to(x)], -1)), 1.0).to_event(1)
+
+
+def test_encoders_are_tried_with_a_mask_if_they_take_one() -> None:
+    vae = mm.MVAE({"x": Masked()}, {"x": mm.nn.MLPDecoder(2, 3)}, latent_dim=2)
+    assert vae.posterior({"x": torch.zeros(4, 3)}).mean.shape == (4, 2)
+
+
+def test_an_encoder_that_fails_keeps_its_mode() -> None:
+    broken = Returns(lambda x: x.no_such_thing)
+    with pytest.raises(AttributeError):
+        mm.MVAE({"x": broken}, {"x": mm.nn.MLPDecoder(2, 3)}, latent_dim=2)
+    assert broken.training

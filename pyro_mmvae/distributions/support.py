@@ -13,9 +13,15 @@ from torch.distributions.constraints import Constraint
 __all__ = ["base_support", "bounds", "fill_value", "outside"]
 
 
+#: Constraints around that of a single feature; torch has the second one since 2.7.
+_WRAPPERS = tuple(
+    c for c in (constraints.independent, getattr(constraints, "MixtureSameFamilyConstraint", None)) if c is not None
+)
+
+
 def base_support(support: Constraint) -> Constraint:
     """The support of a single feature: the wrappers of ``Independent`` and of mixtures removed."""
-    while isinstance(support, constraints.independent | constraints.MixtureSameFamilyConstraint):
+    while isinstance(support, _WRAPPERS):
         support = support.base_constraint
     return support
 

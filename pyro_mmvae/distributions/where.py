@@ -91,3 +91,12 @@ class Where(TorchDistribution):
 @register_kl(Where, Distribution)
 def _kl_where(q: Where, p: Distribution) -> Tensor:
     return torch.where(q.condition, kl_divergence(q.first, p), kl_divergence(q.second, p))
+
+
+@register_kl(Where, Where)
+def _kl_where_where(q: Where, p: Where) -> Tensor:
+    first, second = (
+        torch.where(p.condition, kl_divergence(own, p.first), kl_divergence(own, p.second))
+        for own in (q.first, q.second)
+    )
+    return torch.where(q.condition, first, second)

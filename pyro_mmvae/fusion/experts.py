@@ -49,7 +49,7 @@ class Experts:
         Semantically equivalent to the same experts under masks that are False elsewhere; ``loc`` and ``scale`` have
         shape ``(1, U, B, D)``, or ``(1, B, D)`` for a single row.
         """
-        one = Experts(self.names, self.dists, self.features, self.largest)
+        one = Experts(self.names, self.dists, self.features, largest=1)
         for name in ("loc", "scale"):
             rows = getattr(self, name)[list(members)]
             one.__dict__[name] = rows if len(members) == 1 else rows.unsqueeze(0)

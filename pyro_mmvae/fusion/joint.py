@@ -57,7 +57,7 @@ class Joint(Fusion):
         require_normal("Joint", experts)
         count = mask.sum(0)
         weights = mask.unsqueeze(-1)
-        loc, scale, _ = gaussian_prior(prior)
+        loc, scale, gaussian = gaussian_prior(prior)
         none = (count == 0).unsqueeze(-1).to(experts.loc.dtype)
         own = -(count - 1).clamp(min=0).unsqueeze(-1).to(none.dtype) if self.subsets == "bayes" else 0.0
         posterior = self._product(experts, weights, loc, scale, own + none)
@@ -70,7 +70,7 @@ class Joint(Fusion):
             several = several.unsqueeze(-1)
             loc, scale = torch.where(several, joint.loc, base.loc), torch.where(several, joint.scale, base.scale)
             posterior = SharedScaleNormal(loc, scale).to_event(1)
-        return with_prior(prior, posterior, mask.any(0))
+        return posterior if gaussian else with_prior(prior, posterior, mask.any(0))
 
     def _product(self, experts: Experts, weights: Tensor, loc: Tensor, scale: Tensor, own: Any) -> Any:
         plain = (own > 0) * own if isinstance(own, Tensor) else own

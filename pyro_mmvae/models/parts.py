@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions.constraints import one_hot
 
 from pyro_mmvae.distributions import base_support
+from pyro_mmvae.guides.encode import takes_mask
 from pyro_mmvae.nn import JointEncoder
 from pyro_mmvae.stories import LaplacePrior, NormalPrior, ObservedModel, Shared, SharedPrivate, observe
 
@@ -70,11 +71,7 @@ def _try_out(model: ObservedModel, encoders: Networks, size: int) -> None:
         site = sites[m]
         x = site.fill.expand((1, *site.event_shape))
         like = next((p for p in encoder.parameters() if p.is_floating_point()), x)
-        modes = {part: part.training for part in encoder.modules()}
-        with torch.no_grad(), torch.random.fork_rng():
-            expert = encoder.eval()(x.to(like))
-        for part, mode in modes.items():
-            part.training = mode
+        expert = _called(encoder, x.to(like))
         if not isinstance(expert, torch.distributions.Distribution):
             raise TypeError(
                 f"encoder of {m!r}: expected a Distribution over z, got {type(expert).__name__}. Fix: return e.g. "
@@ -85,6 +82,19 @@ def _try_out(model: ObservedModel, encoders: Networks, size: int) -> None:
                 f"encoder of {m!r}: expected experts of event shape ({size},), got {tuple(expert.event_shape)}. Fix: "
                 f"latent_dim={size} in the encoder, or another latent_dim here."
             )
+
+
+def _called(encoder: nn.Module, x: Tensor) -> Any:
+    """The encoder's answer in evaluation mode; modes and the random state stay as they were."""
+    modes = {part: part.training for part in encoder.modules()}
+    devices = [x.device] if x.device.type == "cuda" else []
+    mask = (torch.ones_like(x, dtype=torch.bool),) if takes_mask(encoder) else ()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            return encoder.eval()(x, *mask)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def default_joint_encoder(model: ObservedModel, decoders: Networks, latent_dim: int) -> JointEncoder:

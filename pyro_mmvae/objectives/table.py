@@ -196,7 +196,8 @@ class _Builder:
         weight = _number(term.weight, context).expand(rows, len(observed))
         masked = weight * valid
         if term.renormalize:
-            masked = masked * (weight.sum(0) / masked.sum(0).masked_fill(~valid.any(0), 1.0))
+            left = masked.sum(0)
+            masked = masked * (weight.sum(0) / left.masked_fill(left == 0, 1.0))
         if term.prior is not None:
             self.priors.append(term.prior)
         shape = (rows, *observed.shape)

@@ -18,9 +18,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_mmvae.handlers.observe import GATHER_WORK, dense_rows
 from pyro_mmvae.masks import Data, ObsMask
+from pyro_mmvae.nn import FromCallable
 from pyro_mmvae.objectives import Context, Objective, Table
 from pyro_mmvae.objectives.passes import Programs
-from pyro_mmvae.stories import ObservedModel
+from pyro_mmvae.stories import ObservedModel, Story
 from pyro_mmvae.training.step import loss_and_grads, rows_stood_for
 from pyro_mmvae.training.tidy import tidy
 
@@ -54,11 +55,19 @@ def traceable(vae: Any, *, trusted: bool = False) -> str | None:
     for module in vae.modules():
         if not trusted and not type(module).__module__.startswith(("torch.nn.", "pyro_mmvae.")):
             return f"{type(module).__name__} is no module of torch or of the library"
+        if not trusted and _calls_a_function(module):
+            return f"{type(module).__name__} calls a function of yours"
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return "BatchNorm must see the observed rows only"
         if module._forward_hooks or module._forward_pre_hooks:
             return f"{type(module).__name__} has hooks"
     return None
+
+
+def _calls_a_function(module: nn.Module) -> bool:
+    """Whether a module of the library runs code of a user that is no module: a story, a likelihood."""
+    own = (module.program,) if isinstance(module, Story) else (module.fn,) if isinstance(module, FromCallable) else ()
+    return any(not isinstance(part, nn.Module) for part in own)
 
 
 def chosen_loss(vae: Any, trace: bool | None, steps: int) -> Callable[..., Tensor]:
@@ -113,6 +122,7 @@ class TracedLoss:
         parameters = dict(self.holder.named_parameters())
         self.names = [n for n, p in parameters.items() if p.requires_grad]
         self.leaves = [parameters[n] for n in self.names]
+        self.modules = list(vae.modules())
         self.graphs: dict[Hashable, _Graph] = {}
         self.possible: tuple[tuple[tuple[bool, ...], ...], tuple[int, int]] | None = None
 
@@ -120,7 +130,8 @@ class TracedLoss:
         vae = self.vae
         programs = vae.objective.programs(vae.model, vae.guide, data, obs_mask)
         table = vae.objective.table(programs)
-        plain = _lacks_a_modality(table) or self._gathering_pays(programs, table)
+        frozen = not all(p.requires_grad for p in self.leaves)
+        plain = frozen or _lacks_a_modality(table) or self._gathering_pays(programs, table)
         graph = None if plain else self._graph(programs, table)
         if graph is None:
             loss = vae.objective.loss_of(programs, table) * scale
@@ -155,7 +166,8 @@ class TracedLoss:
             every = torch.ones(1, len(programs.names), dtype=torch.bool, device="cpu")
             with torch.random.fork_rng(devices=[]):
                 table = objective.terms.table(Context(every, programs.names, objective.step, objective.training))
-            random = any(getattr(t.source, "random", False) for t in objective.terms.terms)
+            selectors = [s for t in objective.terms.terms for s in (t.source, t.target, t.prior)]
+            random = any(getattr(s, "random", False) for s in selectors)
             scored = torch.ones_like(table.scored) if random else table.scored
             count = len(programs.names)
             largest = (count, count) if random else table.structure.largest
@@ -164,11 +176,11 @@ class TracedLoss:
 
     def _graph(self, programs: Programs, table: Table) -> _Graph | None:
         possible, largest = self._possible(programs)
-        if len(possible) != len(table.structure.gates):
+        if len(possible) != len(table.structure.gates) or _exceeds(table, possible, largest):
             return None
         structure = replace(table.structure, largest=largest)
         inputs = _tensors(programs, table)
-        key = (structure, tuple((t.shape, t.dtype) for t in inputs), self.vae.training, self.vae.objective.training)
+        key = (structure, tuple((t.shape, t.dtype) for t in inputs), tuple(m.training for m in self.modules))
         if key not in self.graphs:
             if len(self.graphs) >= MOST_GRAPHS:
                 return None
@@ -191,9 +203,10 @@ class TracedLoss:
             loss = functional_call(self.holder, swapped, (lambda: self.vae.objective.loss_of(own, rows) * scale,))
             found = torch.autograd.grad(loss, leaves, allow_unused=True)
             used[:] = [i for i, g in enumerate(found) if g is not None]
-            return [loss.detach(), *(g for g in found if g is not None)]
+            return _in_own_memory([loss.detach(), *(g for g in found if g is not None)])
 
-        states = torch.random.fork_rng(devices=[])
+        devices = {leaf.device for leaf in leaves if leaf.device.type == "cuda"}
+        states = torch.random.fork_rng(devices=list(devices))
         with states, pyro.validation_enabled(False), dense_rows():
             graph = make_fx(step, tracing_mode="real")(leaves, buffers, inputs, leaves[0].new_tensor(1.0))
         tidy(graph)
@@ -203,6 +216,25 @@ class TracedLoss:
 def _lacks_a_modality(table: Table) -> bool:
     """Whether a whole batch never shows some modality: its networks are then skipped, and get no gradient at all."""
     return not bool((table.scored | table.source).flatten(0, 1).any(0).all())
+
+
+def _exceeds(table: Table, possible: tuple[tuple[bool, ...], ...], largest: tuple[int, int]) -> bool:
+    """Whether a batch scores or shows more than was thought possible: selectors of a user may change with the step."""
+    more = table.scored.any(1) & ~torch.tensor(possible, device="cpu")
+    return bool(more.any()) or any(now > most for now, most in zip(table.structure.largest, largest, strict=True))
+
+
+def _in_own_memory(tensors: list[Tensor]) -> list[Tensor]:
+    """Copies of those that share memory with another or with themselves: gradients are later changed in place."""
+    taken: set[int] = set()
+    out = []
+    for t in tensors:
+        repeated = any(stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape, strict=True))
+        if repeated or t.untyped_storage().data_ptr() in taken:
+            t = t.clone(memory_format=torch.contiguous_format)
+        taken.add(t.untyped_storage().data_ptr())
+        out.append(t)
+    return out
 
 
 def _tensors(programs: Programs, table: Table) -> list[Tensor]:

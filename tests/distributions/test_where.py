@@ -96,3 +96,14 @@ def test_parameters_and_their_rows() -> None:
 def test_spaces_must_agree() -> None:
     with pytest.raises(ValueError, match=r"event shapes \(2,\) and \(3,\) differ"):
         Where(ROWS, normal(0.0, 1.0), dist.Normal(torch.zeros(3), 1.0).to_event(1))
+
+
+def test_divergence_between_two_choices_is_that_of_the_branches() -> None:
+    q, first, second = pair()
+    other = torch.tensor([True, True, False, False])
+    third = normal(-1.0, 2.0)
+    found = kl_divergence(q, Where(other, third, second))
+    rows = [(first, third), (second, third), (first, second), (second, second)]  # by row of the two conditions
+    expected = torch.stack([kl_divergence(a, b)[i] for i, (a, b) in enumerate(rows)])
+    torch.testing.assert_close(found, expected)
+    assert found[3] == 0

@@ -12,6 +12,7 @@ import torch
 from pyro_mmvae import fusion
 from pyro_mmvae.fusion import Experts
 from pyro_mmvae.nn import JointEncoder
+from pyro_mmvae.objectives import known_kl
 from tests.fusion.rules import case_of, experts_of, mask_of, parameters, prior_of
 from tests.oracles.cases import make_case
 from tests.oracles.products import bayes_product, product_of_experts
@@ -102,3 +103,19 @@ def test_leading_dimensions_of_masks_equal_a_loop() -> None:
 def test_unknown_subsets_are_refused() -> None:
     with pytest.raises(ValueError, match="'joint', 'product' or 'bayes', got 'mean'"):
         fusion.Joint(torch.nn.Identity(), subsets="mean")
+
+
+@pytest.mark.parametrize("subsets", ["joint", "product", "bayes"])
+def test_divergences_between_two_answers_have_a_closed_form(subsets: str) -> None:
+    case = make_case(3, 2)
+    rule = joint_of(subsets)
+    experts = experts_of(case)
+    experts.features = rule.encoder.features({m: x.where(~x.isnan(), torch.zeros(())) for m, x in case.data.items()})
+    mask = mask_of(case)
+    alone = mask & torch.tensor([True, False, False]).unsqueeze(-1)
+    q, r = (rule(prior_of(case), experts, shown) for shown in (mask, alone))
+    found = known_kl(q, r)
+    assert found is not None
+    (loc, scale), (other, width) = parameters(q), parameters(r)
+    expected = ((width / scale).log() + (scale**2 + (loc - other) ** 2) / (2 * width**2) - 0.5).sum(-1)
+    torch.testing.assert_close(found, expected, **EXACT)

@@ -219,3 +219,11 @@ def test_schedules() -> None:
         Annealed(1.0, -1)
     with pytest.raises(ValueError, match="'linear', 'cosine' or 'cyclical', got 'step'"):
         Annealed(1.0, 1, "step")  # type: ignore[arg-type]
+
+
+def test_renormalizing_nothing_gives_nothing() -> None:
+    """A weight of 0, or one that is 0 in some rows, is 0 there and not NaN."""
+    for weight in (0.0, lambda c: c.observed[:, 0].double()):
+        made = table(Term(Each(), Observed(), weight=weight, renormalize=True)).weight
+        assert made.isfinite().all()
+        assert made[:, 2:].eq(0).all()  # row 2 has no "a", row 3 nothing

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 import pyro_mmvae as mm
+from pyro_mmvae.nn import FromCallable
+from pyro_mmvae.objectives import Bernoulli, Each, Nothing, Observed, Term
 from pyro_mmvae.training.traced import TracedLoss, chosen_loss, traceable
 
 NAMES = ("a", "b", "c")
@@ -131,3 +133,90 @@ def test_a_recorded_run_equals_an_eager_one():
         mm.training.fit(vae, ds, epochs=3, batch_size=16, seed=5, progress=False, trace=trace)
         weights.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
     torch.testing.assert_close(*weights, rtol=1e-7, atol=1e-9)  # 12 steps of Adam on rounding differences of 1e-15
+
+
+def selected(*terms: Term) -> mm.MultimodalVAE:
+    base = build("jmvae")
+    return mm.MultimodalVAE(base.model, base.guide, mm.ELBO(mm.Terms(terms))).double()
+
+
+def of_step(context: mm.objectives.Context) -> torch.Tensor:
+    """A user's curriculum: one modality at first, all of them later."""
+    return context.observed.unsqueeze(0) & (torch.tensor([True, False, False]) | (context.step > 1))
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        (Term(Observed(), Bernoulli()),),
+        (Term(Observed(), of_step),),
+        (Term(of_step, Observed()),),
+        (Term(Bernoulli(), Observed()), Term(Observed(), Nothing(), prior=Each())),
+    ],
+    ids=["random_target", "target_of_step", "source_of_step", "random_source"],
+)
+def test_sets_that_change_are_not_those_of_the_recording(terms):
+    vae = selected(*terms)
+    vae.eval()  # no dropout: equal noise whichever way the step runs
+    traced = TracedLoss(vae)
+    for seed in range(4):
+        prepared = vae.model.prepare(*batch(seed))
+        torch.manual_seed(seed)
+        loss = traced(*prepared)
+        torch.manual_seed(seed)
+        expected = vae.objective.differentiable_loss(vae.model, vae.guide, *prepared)
+        torch.testing.assert_close(loss, expected.detach(), rtol=1e-10, atol=1e-10)
+        vae.objective.advance()
+    assert traced.graphs, "nothing was recorded"
+
+
+def test_frozen_parameters_and_modes_are_read_anew():
+    vae = build("mvae")
+    traced = TracedLoss(vae)
+    prepared = vae.model.prepare(*batch(0))
+    traced(*prepared)
+    vae.zero_grad()
+    vae.guide.eval()
+    first, second = traced(*prepared), traced(*prepared)
+    assert len(traced.graphs) == 2  # the dropout of the first is not in the second
+    assert not torch.equal(first, second)  # draws of z are
+    frozen = next(vae.guide.parameters()).requires_grad_(False)
+    vae.zero_grad()
+    traced(*prepared)
+    assert frozen.grad is None
+
+
+class Shared(nn.Module):
+    """Two parameters have the same gradient, a third one a single number's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.zeros(3)) for _ in range(3))
+
+    def forward(self, z: torch.Tensor) -> pyro.distributions.TorchDistribution:
+        loc = z[..., :1] + (self.a + self.b) + self.c.sum()
+        return pyro.distributions.Normal(loc, 1.0).to_event(1)
+
+
+def test_every_gradient_has_its_own_memory():
+    vae = mm.MVAE({"x": mm.nn.MLPEncoder(3, 2)}, {"x": Shared()}, latent_dim=2)
+    TracedLoss(vae)(*vae.model.prepare({"x": torch.ones(5, 3)}))
+    decoder = vae.model.story.program.decoders["x"]
+    before = decoder.b.grad.clone()
+    decoder.a.grad.mul_(2.0)
+    assert torch.equal(decoder.b.grad, before)
+    assert decoder.c.grad.mul_(2.0).isfinite().all()  # clipping writes into gradients
+
+
+def test_functions_of_the_user_are_not_recorded_by_themselves():
+    def story() -> None:
+        z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", pyro.distributions.Normal(z, 1.0).to_event(1))
+
+    model = mm.observe(story, ("x",))
+    own = mm.MultimodalVAE(model, mm.guides.Product(model, {"x": mm.nn.MLPEncoder(2, 2)}))
+    assert "function of yours" in str(traceable(own))
+    assert traceable(own, trusted=True) is None
+    likelihood = FromCallable(lambda raw: pyro.distributions.Normal(raw, 1.0))
+    decoder = mm.nn.MLPDecoder(2, 3, likelihood=likelihood)
+    assert "function of yours" in str(traceable(mm.MVAE({"x": mm.nn.MLPEncoder(3, 2)}, {"x": decoder}, latent_dim=2)))
