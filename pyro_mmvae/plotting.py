@@ -196,9 +196,10 @@ def history(
         >>> [(line.get_label(), line.get_linestyle()) for line in ax.get_lines()]
         [('loss', '-'), ('val_loss', '--')]
 
-    :param history: name to one number per epoch.
+    :param history: name to one number per epoch; of what :func:`pyro_mmvae.fit` returns, the losses alone are drawn.
     :raises ValueError: if there is no curve.
     """
+    history = getattr(history, "curves", history)
     if not history:
         raise ValueError("history: expected at least one curve, got an empty mapping.")
     from matplotlib.ticker import MaxNLocator

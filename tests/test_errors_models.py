@@ -221,3 +221,20 @@ def test_an_encoder_that_fails_keeps_its_mode() -> None:
     with pytest.raises(AttributeError):
         mm.MVAE({"x": broken}, {"x": mm.nn.MLPDecoder(2, 3)}, latent_dim=2)
     assert broken.training
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (mm.MVAE, {"beta": float("nan")}, "beta: expected a finite number >= 0"),
+        (mm.JMVAE, {"alpha": -1.0}, "alpha: expected a finite number >= 0"),
+        (mm.MoPoE, {"beta_private": -1.0}, "beta_private"),
+        (mm.MVAE, {"k": -1}, "0 <= k <= "),
+        (mm.MVAE, {"k": 1}, "have 0 subsets"),
+    ],
+)
+def test_weights_and_counts_out_of_range(method, options, message):
+    enc = {m: mm.nn.MLPEncoder(2, 2, hidden=(4,)) for m in ("a", "b")}
+    dec = {m: mm.nn.MLPDecoder(2, 2, hidden=(4,)) for m in ("a", "b")}
+    with pytest.raises(ValueError, match=message):
+        method(enc, dec, latent_dim=2, **options)

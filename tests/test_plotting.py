@@ -18,6 +18,7 @@ from matplotlib.image import imread
 
 from pyro_mmvae import plotting
 from pyro_mmvae.datasets import MultimodalDataset
+from pyro_mmvae.training import History
 
 matplotlib.use("Agg")
 NAN = float("nan")
@@ -236,6 +237,12 @@ def test_history_draws_each_curve_and_pairs_validation_with_training() -> None:
     assert colors[0] == colors[1] != colors[2] == colors[3]
     assert ax.get_xlabel() == "epoch"
     assert all(tick == int(tick) for tick in ax.get_xticks())
+
+
+def test_history_of_fit_draws_the_losses_alone() -> None:
+    recorded = History(epoch=[1, 2], loss=[3.0, 2.0], val_loss=[3.5, 2.5], seconds=[0.1, 900.0], lr=[1e-3, 1e-3])
+    ax = plotting.history(recorded, axes())
+    assert [line.get_label() for line in ax.get_lines()] == ["loss", "val_loss"]
 
 
 def test_history_without_curves() -> None:

@@ -10,7 +10,16 @@ from torch import nn
 from pyro_mmvae.fusion import Joint
 from pyro_mmvae.fusion.joint import Subsets
 from pyro_mmvae.guides import Fused
-from pyro_mmvae.models.parts import Networks, Prior, Rescale, default_joint_encoder, factors, model_of, prior_of
+from pyro_mmvae.models.parts import (
+    Networks,
+    Prior,
+    Rescale,
+    default_joint_encoder,
+    factors,
+    model_of,
+    nonnegative,
+    prior_of,
+)
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import ELBO, Annealed, Each, Nothing, Observed, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE
@@ -75,6 +84,7 @@ class JMVAE(Configurable, MultimodalVAE):
         learn_prior: bool = False,
         rescale: Rescale = None,
     ) -> None:
+        nonnegative(alpha=alpha, beta=beta)
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
         joint = default_joint_encoder(model, decoders, latent_dim) if joint_encoder is None else joint_encoder
         guide = Fused(model, {"z": encoders}, fusion=Joint(joint, subsets=subset_posterior))

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pyro_mmvae.fusion import Mixture
 from pyro_mmvae.guides import Fused
-from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, prior_of
+from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import IWAE, Annealed, Each, Observed, Term, Terms
 from pyro_mmvae.objectives.iwae import Gradient
@@ -75,6 +75,7 @@ class MMVAE(Configurable, MultimodalVAE):
         learn_prior: bool = True,
         rescale: Rescale = None,
     ) -> None:
+        nonnegative(beta=beta)
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
         guide = Fused(model, {"z": encoders}, fusion=Mixture())
         term = Term(

@@ -13,7 +13,7 @@ import torch
 from pyro_mmvae.fusion import MixtureOfProducts, Product, Single
 from pyro_mmvae.fusion.product import PriorExpert
 from pyro_mmvae.guides import Fused
-from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, prior_of
+from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import ELBO, Annealed, AnyContained, Fixed, Observed, Powerset, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE
@@ -85,6 +85,7 @@ class MoPoE(Configurable, MultimodalVAE):
         learn_prior: bool = False,
         rescale: Rescale = None,
     ) -> None:
+        nonnegative(beta=beta, beta_private=beta_private)
         if set(private_encoders or ()) != set(private_dims or ()):
             raise ValueError("private_encoders and private_dims need the same modalities.")
         if subset_posterior not in ("product", "mixture"):

@@ -5,10 +5,13 @@ Layer: models.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
+
+import torch
 
 from pyro_mmvae.guides import Product
-from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, prior_of
+from pyro_mmvae.masks import random_subsets
+from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import ELBO, Annealed, Each, Random, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE
@@ -75,10 +78,13 @@ class MVAE(Configurable, MultimodalVAE):
         learn_prior: bool = False,
         rescale: Rescale = None,
     ) -> None:
+        nonnegative(beta=beta)
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
         guide = Product(model, {"z": encoders}, prior_expert="always" if prior_expert else "never")
         own: dict[str, Any] = {"beta": Annealed(beta, warmup), "rescale": factors(model, rescale)}
         terms = [Term(**own)]
         terms += [Term(Each(), None, **own)] if unimodal else []
-        terms += [Term(Random(k), None, **own)] if k else []
+        if k:
+            random_subsets(k, len(encoders), generator=torch.Generator())  # raises where there are not so many
+            terms.append(Term(Random(k), None, **own))
         super().__init__(model, guide, ELBO(Terms(terms, duplicates=duplicates)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.guides import Product
-from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, prior_of
+from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import ELBO, Annealed, Context, Each, Nothing, Observed, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE
@@ -71,6 +71,7 @@ class MVTCAE(Configurable, MultimodalVAE):
         learn_prior: bool = False,
         rescale: Rescale = None,
     ) -> None:
+        nonnegative(beta=beta)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}.")
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))

@@ -6,7 +6,7 @@ Layer: models.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
+from math import inf, prod
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from pyro_mmvae.guides.encode import takes_mask
 from pyro_mmvae.nn import JointEncoder
 from pyro_mmvae.stories import LaplacePrior, NormalPrior, ObservedModel, Shared, SharedPrivate, observe
 
-__all__ = ["Networks", "Prior", "Rescale", "default_joint_encoder", "factors", "model_of", "prior_of"]
+__all__ = ["Networks", "Prior", "Rescale", "default_joint_encoder", "factors", "model_of", "nonnegative", "prior_of"]
 
 Networks = Mapping[str, nn.Module]
 Prior = Literal["normal", "laplace"] | nn.Module
@@ -32,6 +32,17 @@ def prior_of(prior: Prior, latent_dim: int, learn: bool) -> nn.Module:
     if prior not in ("normal", "laplace"):
         raise ValueError(f"prior: expected 'normal', 'laplace' or a module that returns p(z), got {prior!r}.")
     return (NormalPrior if prior == "normal" else LaplacePrior)(latent_dim, learn=learn)
+
+
+def nonnegative(**weights: float) -> None:
+    """
+    Weights of terms are finite and not negative.
+
+    :raises ValueError: naming the one that is.
+    """
+    for name, value in weights.items():
+        if not 0 <= value < inf:
+            raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}.")
 
 
 def model_of(

@@ -77,13 +77,22 @@ def _capturing(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
         if "_config" not in self.__dict__:
-            bound = signature.bind(self, *args, **kwargs)
+            bound = _bound(type(self), signature, self, *args, **kwargs)
             bound.apply_defaults()
             options = list(bound.arguments.items())[1:]
             self.__dict__["_config"] = {"class": _key(type(self))} | {k: to_json(v) for k, v in options}
         init(self, *args, **kwargs)
 
     return wrapped
+
+
+def _bound(cls: type, signature: inspect.Signature, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+    """The arguments by name; one too few or too many is an error that says whose they are."""
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        options = ", ".join(list(signature.parameters)[1:])
+        raise TypeError(f"{cls.__name__}: {error}. Its arguments: {options}.") from None
 
 
 def register_function(name: str, function: Callable[..., Any]) -> None:

@@ -21,8 +21,9 @@ from pyro_mmvae.objectives.subsets import (
     Powerset,
     Random,
 )
-from pyro_mmvae.objectives.table import Table, Terms
+from pyro_mmvae.objectives.table import Table
 from pyro_mmvae.objectives.term import Term
+from pyro_mmvae.objectives.terms import Terms
 
 __all__ = [
     "ELBO",

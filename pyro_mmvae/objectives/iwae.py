@@ -15,7 +15,8 @@ from pyro_mmvae.objectives.gradients import Alias, mixture_dreg
 from pyro_mmvae.objectives.log_weights import LogWeights, log_weights
 from pyro_mmvae.objectives.objective import Objective
 from pyro_mmvae.objectives.passes import Programs
-from pyro_mmvae.objectives.table import Table, Terms
+from pyro_mmvae.objectives.table import Table
+from pyro_mmvae.objectives.terms import Terms
 from pyro_mmvae.objectives.values import Options, Run
 
 __all__ = ["IWAE"]

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from pyro_mmvae.objectives.passes import Programs
 from pyro_mmvae.objectives.prepare import prepare
 from pyro_mmvae.objectives.subsets import Context
-from pyro_mmvae.objectives.table import Table, Terms
+from pyro_mmvae.objectives.table import Table
 from pyro_mmvae.objectives.term import Term
+from pyro_mmvae.objectives.terms import Terms
 from pyro_mmvae.objectives.values import Options, Run, run
 
 __all__ = ["Objective"]

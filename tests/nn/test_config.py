@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -105,8 +107,14 @@ def test_registered_functions():
 
 
 def test_an_error_in_the_constructor_is_its_own():
-    with pytest.raises(TypeError, match="missing"):
+    with pytest.raises(TypeError, match="Box: missing"):
         Box()
+
+
+def test_a_misspelt_option_names_the_class_and_what_it_takes():
+    names = ", ".join(list(inspect.signature(Box).parameters))
+    with pytest.raises(TypeError, match=f"Box: got an unexpected keyword argument 'colour'. Its arguments: {names}"):
+        Box(colour=1)
 
 
 def test_plain_values_stay():

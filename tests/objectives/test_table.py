@@ -227,3 +227,9 @@ def test_renormalizing_nothing_gives_nothing() -> None:
         made = table(Term(Each(), Observed(), weight=weight, renormalize=True)).weight
         assert made.isfinite().all()
         assert made[:, 2:].eq(0).all()  # row 2 has no "a", row 3 nothing
+
+
+def test_terms_that_differ_in_more_than_weight_are_no_duplicates() -> None:
+    for other in (Term(beta=2.0), Term(detach=frozenset({"decoder"})), Term(private="source"), Term(rescale=3.0)):
+        rows = Terms([Term(), other, Term(weight=5.0)], duplicates="drop").table(context())
+        assert rows.weight[:, 0].tolist() == [1, 1, 0], other  # the third repeats the first
