@@ -41,7 +41,7 @@ def posterior_at(
     """
     rule = fusion.component if component else fusion
     transform = None if base_support(prior.support) is constraints.real else biject_to(prior.support)
-    shape = prior.event_shape if transform is None else torch.Size(transform.inverse_shape(prior.event_shape))
+    shape = torch.Size(prior.event_shape if transform is None else transform.inverse_shape(prior.event_shape))
     size = shape.numel()
     got = experts.dists[0].event_shape
     if tuple(got) != (size,):

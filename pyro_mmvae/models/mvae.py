@@ -5,7 +5,7 @@ Layer: models.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 

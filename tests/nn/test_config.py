@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import numpy as np
-import inspect
-
 import pytest
 import torch
 from torch import nn
