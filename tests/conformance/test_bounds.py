@@ -68,7 +68,7 @@ def test_importance_weighting_with_one_particle_is_the_elbo(case: Case) -> None:
 
 @pytest.mark.law("bounds")
 def test_more_particles_climb_towards_the_evidence(case: Case) -> None:
-    p = case.make(2)
+    p = case.make(max(2, case.minimum))
     vae = case.vae(p, **PLAIN)
     found = [by_draws(vae, p, 800, objective=bound(case, vae, k), seed=k).sum(-1) for k in (1, 2, 10)]
     steps = [mean_and_se(draws) for draws in found] + [(evidence(p).sum(), torch.tensor(0.0))]
@@ -78,7 +78,7 @@ def test_more_particles_climb_towards_the_evidence(case: Case) -> None:
 
 @pytest.mark.law("bounds")
 def test_many_particles_reach_the_evidence(case: Case) -> None:
-    p = case.make(2, per_feature=True)
+    p = case.make(max(2, case.minimum), per_feature=True)
     vae = case.vae(p, **PLAIN)
     total = 10_000 if case.is_mixture else 50_000
     found = by_draws(vae, p, copies=1, objective=bound(case, vae, total))[0]

@@ -105,7 +105,7 @@ def test_loading_executes_nothing(saved, monkeypatch):
 
 
 def test_an_infinite_option_is_refused(tmp_path):
-    vae = mm.MVAE(*cases.networks(), latent_dim=2, beta=float("inf"))
+    vae = mm.MVAE(*cases.networks(), latent_dim=2, rescale={"image": float("inf")})
     with pytest.raises(ValueError, match="infinite or NaN"):
         vae.save(tmp_path / "x")
     assert not (tmp_path / "x").exists()

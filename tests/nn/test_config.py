@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 
 import numpy as np
@@ -111,9 +110,8 @@ def test_an_error_in_the_constructor_is_its_own():
 
 
 def test_a_misspelt_option_names_the_class_and_what_it_takes():
-    names = ", ".join(list(inspect.signature(Box).parameters))
-    with pytest.raises(TypeError, match=f"Box: got an unexpected keyword argument 'colour'. Its arguments: {names}"):
-        Box(colour=1)
+    with pytest.raises(TypeError, match=r"Box: .*'sise'\. Its arguments: content, size, label\."):
+        Box(1, sise=2)
 
 
 def test_plain_values_stay():
