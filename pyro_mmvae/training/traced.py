@@ -123,6 +123,8 @@ class TracedLoss:
         self.names = [n for n, p in parameters.items() if p.requires_grad]
         self.leaves = [parameters[n] for n in self.names]
         self.modules = list(vae.modules())
+        owned = {id(b): (m, n) for m in self.modules for n, b in m._buffers.items() if b is not None}
+        self.owners = [owned[id(b)] for b in self.holder.buffers()]  # read anew at each step: a buffer can be replaced
         self.graphs: dict[Hashable, _Graph] = {}
         self.possible: tuple[tuple[tuple[bool, ...], ...], tuple[int, int]] | None = None
 
@@ -140,7 +142,8 @@ class TracedLoss:
             return loss.detach()
         with torch.no_grad():
             factor = self.leaves[0].new_tensor(scale)
-            loss, *grads = graph.run(self.leaves, list(self.holder.buffers()), _tensors(programs, table), factor)
+            buffers = [m._buffers[name] for m, name in self.owners]
+            loss, *grads = graph.run(self.leaves, buffers, _tensors(programs, table, factor.dtype), factor)
         for i, g in zip(graph.used, grads, strict=True):
             p = self.leaves[i]
             p.grad = g if p.grad is None else p.grad + g
@@ -179,7 +182,7 @@ class TracedLoss:
         if len(possible) != len(table.structure.gates) or _exceeds(table, possible, largest):
             return None
         structure = replace(table.structure, largest=largest)
-        inputs = _tensors(programs, table)
+        inputs = _tensors(programs, table, self.leaves[0].dtype)
         key = (structure, tuple((t.shape, t.dtype) for t in inputs), tuple(m.training for m in self.modules))
         if key not in self.graphs:
             if len(self.graphs) >= MOST_GRAPHS:
@@ -237,8 +240,8 @@ def _in_own_memory(tensors: list[Tensor]) -> list[Tensor]:
     return out
 
 
-def _tensors(programs: Programs, table: Table) -> list[Tensor]:
-    """Everything that changes from batch to batch."""
+def _tensors(programs: Programs, table: Table, dtype: torch.dtype) -> list[Tensor]:
+    """Everything that changes from batch to batch; weights in the dtype of the parameters."""
     device = next(iter(programs.data.values())).device
     host = [table.source, table.private, table.scored, table.target, table.weight, *table.beta.values()]
     host += [t for t in (table.rescale, table.prior) if t is not None]
@@ -246,7 +249,7 @@ def _tensors(programs: Programs, table: Table) -> list[Tensor]:
         *programs.data.values(),
         *programs.obs_mask.values(),
         *programs.obs_mask.rows.values(),
-        *(t.to(device, non_blocking=True) for t in host),
+        *(t.to(device, dtype if t.is_floating_point() else t.dtype, non_blocking=True) for t in host),
     ]
 
 
