@@ -85,6 +85,7 @@ def _find(root: str | os.PathLike[str], name: str) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"{Path(root) / name}(.gz) is not there. Fix: put the four files of MNIST in {root}; "
+        f"{Path(root) / name}(.gz) is not there. Fix: put the four files of MNIST in {root} (the other split may be "
+        "there: split='train' reads train-..., split='test' t10k-...); "
         f"torchvision.datasets.MNIST(download=True) leaves them in its folder MNIST/raw."
     )

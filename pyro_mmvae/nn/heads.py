@@ -21,6 +21,7 @@ Family = str | Callable[[int, int], nn.Module]
 """A family's name, or ``(features, latent_dim) -> Module`` whose call returns a Distribution with event_dim 1."""
 
 _FLOOR = 1e-6
+_LARGEST_LOG = 30.0  # an expert that knows nothing lets its scale grow without bound, and inf * 0 is NaN
 
 
 class _LocScaleHead(Configurable, nn.Module):
@@ -47,7 +48,8 @@ class _LocScaleHead(Configurable, nn.Module):
 
 class NormalHead(_LocScaleHead):
     r"""
-    Diagonal Gaussian, :math:`q(z \mid h) = \mathcal N(W h + b,\; \exp(W' h + b')^2)`.
+    Diagonal Gaussian, :math:`q(z \mid h) = \mathcal N(W h + b,\; \exp(W' h + b')^2)`; the exponent is cut at
+    :math:`\pm 30`.
 
     Example::
 
@@ -57,8 +59,8 @@ class NormalHead(_LocScaleHead):
     """
 
     def scale(self, raw: Tensor) -> Tensor:
-        """The positive scale."""
-        return raw.exp()
+        """The positive scale; its logarithm stays in a range whose squares and inverse squares float32 can hold."""
+        return raw.clamp(-_LARGEST_LOG, _LARGEST_LOG).exp()
 
 
 class SoftplusNormalHead(_LocScaleHead):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import softmax, softplus
 
-from pyro_mmvae.nn import LaplaceHead, MLPEncoder, from_config
+from pyro_mmvae.nn import LaplaceHead, MLPEncoder, NormalHead, from_config
 from pyro_mmvae.nn.heads import make_head
 
 SCALES = {
@@ -64,3 +64,14 @@ def test_errors():
             make_head(family, 5, 3)
     with pytest.raises(TypeError, match=r"must make an nn\.Module"):
         make_head(lambda features, latent_dim: None, 5, 3)
+
+
+def test_a_scale_beyond_float32_keeps_gradients_finite() -> None:
+    head = NormalHead(3, 2)
+    with torch.no_grad():
+        head.linear.bias[2:] = torch.tensor([200.0, -200.0])  # an expert that knows nothing, and one that knows too much
+    q = head(torch.zeros(4, 3)).base_dist
+    tau = 1 / (q.scale * q.scale)
+    ((tau * q.loc).sum() / (1 + tau.sum())).backward()
+    assert q.scale.isfinite().all() and tau.isfinite().all() and (tau > 0).all()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
