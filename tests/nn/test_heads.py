@@ -69,7 +69,7 @@ def test_errors():
 def test_a_scale_beyond_float32_keeps_gradients_finite() -> None:
     head = NormalHead(3, 2)
     with torch.no_grad():
-        head.linear.bias[2:] = torch.tensor([200.0, -200.0])  # an expert that knows nothing, and one that knows too much
+        head.linear.bias[2:] = torch.tensor([200.0, -200.0])  # knows nothing, knows too much
     q = head(torch.zeros(4, 3)).base_dist
     tau = 1 / (q.scale * q.scale)
     ((tau * q.loc).sum() / (1 + tau.sum())).backward()
