@@ -83,6 +83,10 @@ class ObsMask(dict[str, Tensor]):
             self[m] = mask.reshape(mask.shape + (1,) * self.event_dims[m])
         return self
 
+    def door_form(self) -> dict[str, Tensor]:
+        """As they come at the door, for programs written by hand: ``(*batch,)``, or with the event if features miss."""
+        return {m: self.rows[m] if mask[0].numel() == 1 else mask for m, mask in self.items()}
+
     def stacked(self, names: Sequence[str]) -> Tensor:  # shape: (*batch, M)
         """Whole-modality masks of ``names``, stacked on the right."""
         return torch.stack([self.rows[m] for m in names], -1)

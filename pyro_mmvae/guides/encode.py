@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.distributions import fill_value, map_params
 from pyro_mmvae.handlers.observe import GATHER_WORK, all_rows_wanted
+from pyro_mmvae.nn import modes_restored
 
 __all__ = ["encode_rows", "network_cost", "takes_mask"]
 
@@ -68,14 +69,9 @@ def encode_rows(
 
 def _nothing(encoder: nn.Module, name: str, x: Tensor, mask: Tensor, with_mask: bool) -> Any:
     """An expert for a batch that never shows this modality: one row in evaluation mode tells the family."""
-    training = {m: m.training for m in encoder.modules()}
-    try:
-        with torch.no_grad():
-            encoder.eval()
-            one = _call(encoder, name, x[:1], mask.expand_as(x)[:1] if with_mask else None)
-    finally:
-        for m, mode in training.items():
-            m.training = mode
+    with modes_restored(encoder), torch.no_grad():
+        encoder.eval()
+        one = _call(encoder, name, x[:1], mask.expand_as(x)[:1] if with_mask else None)
     return one.expand((x.shape[0],))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_mmvae.datasets import MultimodalDataset
 from pyro_mmvae.handlers.registration import unregistered
 from pyro_mmvae.masks import Data, ObsMask, restrict
+from pyro_mmvae.nn import modes_restored
 from pyro_mmvae.objectives.prepare import prepare
 from pyro_mmvae.stories import ObservedModel
 
@@ -129,15 +130,10 @@ def evaluation(*programs: object) -> Iterator[None]:
     """Evaluation mode, no gradients, Pyro's store untouched; afterwards every module is as it was."""
     held = [*programs, *(getattr(p, "observed", None) for p in programs)]
     modules = [p for p in held if isinstance(p, nn.Module)]
-    training = {m: m.training for module in modules for m in module.modules()}
-    try:
-        with torch.no_grad(), unregistered():
-            for module in modules:
-                module.eval()
-            yield
-    finally:
-        for m, mode in training.items():
-            m.training = mode
+    with modes_restored(*modules), torch.no_grad(), unregistered():
+        for module in modules:
+            module.eval()
+        yield
 
 
 def known_names(what: str, names: Collection[str] | None, known: Collection[str]) -> tuple[str, ...] | None:

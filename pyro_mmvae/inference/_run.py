@@ -104,13 +104,8 @@ def run_guide(
         if getattr(batch.guide, "vectorized", False):
             batch.guide(batch.data, masks, **({} if experts is None else {"experts": experts}))
         else:
-            batch.guide(dict(batch.data), _door_form(masks))
+            batch.guide(dict(batch.data), masks.door_form())
     return tracer.trace
-
-
-def _door_form(masks: ObsMask) -> dict[str, Tensor]:
-    """Masks as programs written by hand expect them: ``(B,)``, or ``(B, *event)`` where features are missing."""
-    return {m: masks.rows[m] if mask[0].numel() == 1 else mask for m, mask in masks.items()}
 
 
 def run_model(
@@ -136,7 +131,7 @@ def run_model(
         stack.enter_context(_plates(batch, draws))
         stack.enter_context(_Fix(values))
         if not batch.is_story:
-            batch.model(dict(batch.data), _door_form(masks))
+            batch.model(dict(batch.data), masks.door_form())
             return tracer.trace
         model: Any = batch.model
         device = next(iter(batch.data.values())).device

@@ -91,7 +91,8 @@ def to_inference_data(
         groups = {g: {name: torch.cat([p[g][name] for p in parts], 1) for name in parts[0][g]} for g in PER_DRAW}
         shown = [m for m in batch.names if m in batch.data]
         groups["observed_data"] = {m: _with_gaps(batch.data[m], batch.obs_mask[m]) for m in shown}
-        groups["constant_data"] = {f"{m}_obs_mask": _door_form(batch.obs_mask[m]) for m in batch.names}
+        masks = batch.obs_mask.door_form()
+        groups["constant_data"] = {f"{m}_obs_mask": masks[m] for m in batch.names}
         groups["constant_data"].update(batch.covariates)
     return _arviz(groups, _dims(groups, look, batch, {} if dims is None else dims), coords)
 
@@ -129,10 +130,6 @@ def _gaps(x: Tensor, mask: Tensor) -> Tensor:
 def _with_gaps(x: Tensor, mask: Tensor) -> Tensor:
     """NaN where missing; whole numbers stay whole where nothing is."""
     return x if bool(mask.all()) else torch.where(mask, x if x.is_floating_point() else x.double(), torch.nan)
-
-
-def _door_form(mask: Tensor) -> Tensor:  # shape: (B,) or (B, *event)
-    return mask.reshape(-1) if mask[0].numel() == 1 else mask
 
 
 def _dims(

@@ -15,7 +15,7 @@ from torch.distributions.constraints import one_hot
 
 from pyro_mmvae.distributions import base_support
 from pyro_mmvae.guides.encode import takes_mask
-from pyro_mmvae.nn import JointEncoder
+from pyro_mmvae.nn import JointEncoder, modes_restored
 from pyro_mmvae.stories import LaplacePrior, NormalPrior, ObservedModel, Shared, SharedPrivate, observe
 
 __all__ = ["Networks", "Prior", "Rescale", "default_joint_encoder", "factors", "model_of", "nonnegative", "prior_of"]
@@ -97,15 +97,10 @@ def _try_out(model: ObservedModel, encoders: Networks, size: int) -> None:
 
 def _called(encoder: nn.Module, x: Tensor) -> Any:
     """The encoder's answer in evaluation mode; modes and the random state stay as they were."""
-    modes = {part: part.training for part in encoder.modules()}
     devices = [x.device] if x.device.type == "cuda" else []
     mask = (torch.ones_like(x, dtype=torch.bool),) if takes_mask(encoder) else ()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            return encoder.eval()(x, *mask)
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    with modes_restored(encoder), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        return encoder.eval()(x, *mask)
 
 
 def default_joint_encoder(model: ObservedModel, decoders: Networks, latent_dim: int) -> JointEncoder:

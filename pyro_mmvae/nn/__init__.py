@@ -30,6 +30,7 @@ from pyro_mmvae.nn.likelihoods import (
     expected,
     resolve,
 )
+from pyro_mmvae.nn.modes import modes_restored
 from pyro_mmvae.nn.named import NamedModules
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "default_networks",
     "expected",
+    "modes_restored",
     "from_config",
     "register_function",
     "resolve",

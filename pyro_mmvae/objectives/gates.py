@@ -11,19 +11,20 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.func import functional_call
 
-__all__ = ["with_parameters_detached"]
+__all__ = ["Holder", "with_parameters_detached"]
 
 T = TypeVar("T")
 
 
-class _Run(nn.Module):
-    """Holds the modules whose parameters are swapped while a thunk runs."""
+class Holder(nn.Module):
+    """Holds modules so that ``functional_call`` can swap their parameters while a thunk runs."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         self.held = nn.ModuleList(modules)
 
     def forward(self, thunk: Callable[[], Any]) -> Any:
+        """Call the thunk."""
         return thunk()
 
 
@@ -43,6 +44,6 @@ def with_parameters_detached(programs: Sequence[object], thunk: Callable[[], T])
                 "program as an nn.Module with forward()."
             )
         modules.append(program)
-    run = _Run(modules)
+    run = Holder(modules)
     detached = {name: p.detach() for name, p in run.named_parameters()}
     return functional_call(run, detached, (thunk,))

@@ -190,7 +190,7 @@ class Programs:
             if self.vectorized:
                 self.guide(self.data, masks, **extra)
             else:
-                self.guide(dict(self.data), _door_form(masks))
+                self.guide(dict(self.data), masks.door_form())
         return tracer.trace
 
     def run_model(self, values: Mapping[str, Tensor], draws: int, target: Mapping[str, Target]) -> Trace:
@@ -217,8 +217,3 @@ class Programs:
             return None
         batch = torch.arange(self.data.size, device=device)
         return (torch.tensor(draws, device=device).unsqueeze(-1) * self.data.size + batch).reshape(-1)
-
-
-def _door_form(masks: ObsMask) -> dict[str, Tensor]:
-    """Masks as a guide written by hand expects them: ``(B,)``, or ``(B, *event)`` where features are missing."""
-    return {m: masks.rows[m] if mask[0].numel() == 1 else mask for m, mask in masks.items()}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from pyro_mmvae.distributions import Lazy, bounds, factorized_dims, fill_value
+from pyro_mmvae.nn import modes_restored
 
 __all__ = ["LatentSite", "ModalitySite", "Outline", "Story", "outline"]
 
@@ -225,15 +226,10 @@ def _family(fn: TorchDistribution) -> tuple[str, int | None]:
 @contextmanager
 def _untouched(module: nn.Module, like: Mapping[str, Tensor]) -> Iterator[None]:
     """Evaluation mode, no gradient, the random state as before."""
-    training = {m: m.training for m in module.modules()}
     devices = {t.device for t in [*module.parameters(), *like.values()] if t.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
-            module.eval()
-            yield
-    finally:
-        for m, mode in training.items():
-            m.training = mode
+    with modes_restored(module), torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+        module.eval()
+        yield
 
 
 def outline(

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_mmvae.datasets import MultimodalDataset
+from pyro_mmvae.nn import modes_restored
 from pyro_mmvae.training import checkpoint as checkpoints
 from pyro_mmvae.training.batches import make_batches
 from pyro_mmvae.training.history import Callback, Event, History, State
@@ -23,7 +24,7 @@ from pyro_mmvae.training.progress import ProgressBar
 from pyro_mmvae.training.rng import get_states, preserved, set_states
 from pyro_mmvae.training.step import Step, default_optimizer
 from pyro_mmvae.training.traced import chosen_loss
-from pyro_mmvae.training.validation import Best, annealed, modes_restored, validation_loss
+from pyro_mmvae.training.validation import Best, annealed, validation_loss
 
 __all__ = ["train"]
 

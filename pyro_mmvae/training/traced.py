@@ -20,6 +20,7 @@ from pyro_mmvae.handlers.observe import GATHER_WORK, dense_rows
 from pyro_mmvae.masks import Data, ObsMask
 from pyro_mmvae.nn import FromCallable
 from pyro_mmvae.objectives import Context, Objective, Table
+from pyro_mmvae.objectives.gates import Holder
 from pyro_mmvae.objectives.passes import Programs
 from pyro_mmvae.stories import ObservedModel, Story
 from pyro_mmvae.training.step import loss_and_grads, rows_stood_for
@@ -90,17 +91,6 @@ def chosen_loss(vae: Any, trace: bool | None, steps: int) -> Callable[..., Tenso
     return recorded
 
 
-class _Run(nn.Module):
-    """Holds the vae while a thunk runs with other parameters."""
-
-    def __init__(self, vae: nn.Module) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, thunk: Callable[[], Tensor]) -> Tensor:
-        return thunk()
-
-
 @dataclass
 class _Graph:
     run: GraphModule
@@ -118,7 +108,7 @@ class TracedLoss:
     """
 
     def __init__(self, vae: Any) -> None:
-        self.vae, self.holder = vae, _Run(vae)
+        self.vae, self.holder = vae, Holder([vae])
         parameters = dict(self.holder.named_parameters())
         self.names = [n for n, p in parameters.items() if p.requires_grad]
         self.leaves = [parameters[n] for n in self.names]

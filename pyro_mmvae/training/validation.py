@@ -6,32 +6,20 @@ Layer: training.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.nn import modes_restored
 from pyro_mmvae.training.batches import DoorBatches, PreparedBatches
 from pyro_mmvae.training.diverged import Moment
 from pyro_mmvae.training.history import State
 from pyro_mmvae.training.rng import get_states, preserved
 from pyro_mmvae.training.step import rows_stood_for
 
-__all__ = ["Best", "annealed", "modes_restored", "validation_loss"]
-
-
-@contextmanager
-def modes_restored(module: nn.Module) -> Iterator[None]:
-    """Every submodule is afterwards in the training or evaluation mode it was in."""
-    modes = {m: m.training for m in module.modules()}
-    try:
-        yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
+__all__ = ["Best", "annealed", "validation_loss"]
 
 
 def validation_loss(
