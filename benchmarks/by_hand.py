@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LOSSES", "Nets", "mlp"]
+__all__ = ["LOSSES", "Nets", "kl", "log_normal", "mlp"]
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -41,11 +41,11 @@ def _experts(nets: Nets, x: list[Tensor]) -> tuple[Tensor, Tensor]:  # (M, B, D)
     return loc, log_scale.exp()
 
 
-def _log_normal(x: Tensor, loc: Tensor) -> Tensor:
+def log_normal(x: Tensor, loc: Tensor) -> Tensor:
     return (-0.5 * (x - loc).square() - HALF_LOG_TWO_PI).sum(-1)
 
 
-def _kl(loc: Tensor, scale: Tensor, loc0: Tensor | float = 0.0, scale0: Tensor | float = 1.0) -> Tensor:
+def kl(loc: Tensor, scale: Tensor, loc0: Tensor | float = 0.0, scale0: Tensor | float = 1.0) -> Tensor:
     ratio = (scale / scale0).square()
     return 0.5 * (ratio + ((loc - loc0) / scale0).square() - 1 - ratio.log()).sum(-1)
 
@@ -62,8 +62,8 @@ def mvae_joint(nets: Nets, x: list[Tensor], mask: Tensor) -> Tensor:
     """Joint evidence lower bound, product of experts; mask (M, B)."""
     loc, scale = _product(*_experts(nets, x), mask, 1.0)
     z = loc + scale * torch.randn_like(loc)
-    rec = sum(mask[i] * _log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
-    return (_kl(loc, scale) - rec).sum()
+    rec = sum(mask[i] * log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
+    return (kl(loc, scale) - rec).sum()
 
 
 def mvae(nets: Nets, x: list[Tensor], mask: Tensor) -> Tensor:
@@ -77,8 +77,8 @@ def mvae(nets: Nets, x: list[Tensor], mask: Tensor) -> Tensor:
     rec: Tensor | float = 0.0
     for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)):
         both = torch.stack([z[0], z[1 + i]])
-        rec = rec + (mask[i] * _log_normal(v, d(both))).sum()
-    return (valid * _kl(loc, scale)).sum() - rec
+        rec = rec + (mask[i] * log_normal(v, d(both))).sum()
+    return (valid * kl(loc, scale)).sum() - rec
 
 
 def mmvae(nets: Nets, x: list[Tensor], mask: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def mmvae(nets: Nets, x: list[Tensor], mask: Tensor) -> Tensor:
     safe = torch.where(mask.any(0), log_pi, -math.log(nets.count))
     log_mix = (log_q + safe).logsumexp(1)
     log_p = (-0.5 * z.square() - HALF_LOG_TWO_PI).sum(-1)
-    rec = sum(mask[i] * _log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
+    rec = sum(mask[i] * log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
     weight = mask / mask.sum(0).clamp(min=1)
     return -(weight * (rec + log_p - log_mix)).sum()
 
@@ -105,9 +105,9 @@ def mopoe(nets: Nets, x: list[Tensor], mask: Tensor) -> Tensor:
     prior = (~rows.any(0) | rows.all(0)).unsqueeze(-1).float()
     loc, scale = _product(e_loc.unsqueeze(1), e_scale.unsqueeze(1), rows, prior)
     z = loc + scale * torch.randn_like(loc)
-    rec = sum(mask[i] * _log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
+    rec = sum(mask[i] * log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
     weight = inside / inside.sum(0).clamp(min=1)
-    return -(weight * (rec - _kl(loc, scale))).sum()
+    return -(weight * (rec - kl(loc, scale))).sum()
 
 
 def mvtcae(nets: Nets, x: list[Tensor], mask: Tensor, alpha: float = 5 / 6, beta: float = 2.5) -> Tensor:
@@ -117,9 +117,9 @@ def mvtcae(nets: Nets, x: list[Tensor], mask: Tensor, alpha: float = 5 / 6, beta
     loc, scale = _product(e_loc, e_scale, mask, none)
     z = loc + scale * torch.randn_like(loc)
     count = mask.sum(0).clamp(min=1)
-    rec = sum(mask[i] * _log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
-    to_experts = (mask * _kl(loc, scale, e_loc, e_scale)).sum(0)
-    value = (count - alpha) / count * rec - beta * ((1 - alpha) * _kl(loc, scale) + alpha / count * to_experts)
+    rec = sum(mask[i] * log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
+    to_experts = (mask * kl(loc, scale, e_loc, e_scale)).sum(0)
+    value = (count - alpha) / count * rec - beta * ((1 - alpha) * kl(loc, scale) + alpha / count * to_experts)
     return -(mask.any(0) * value).sum()
 
 
@@ -134,9 +134,9 @@ def jmvae(nets: Nets, x: list[Tensor], mask: Tensor, alpha: float = 0.1) -> Tens
     loc = torch.where(single, (weights * e_loc).sum(0), j_loc)
     scale = torch.where(single, (weights * e_scale).sum(0), j_log_scale.exp())
     z = loc + scale * torch.randn_like(loc)
-    rec = sum(mask[i] * _log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
-    to_experts = (mask * _kl(loc, scale, e_loc, e_scale)).sum(0)
-    return -(mask.any(0) * (rec - _kl(loc, scale) - alpha * to_experts)).sum()
+    rec = sum(mask[i] * log_normal(v, d(z)) for i, (v, d) in enumerate(zip(x, nets.dec, strict=True)))
+    to_experts = (mask * kl(loc, scale, e_loc, e_scale)).sum(0)
+    return -(mask.any(0) * (rec - kl(loc, scale) - alpha * to_experts)).sum()
 
 
 LOSSES: Mapping[str, Callable[[Nets, list[Tensor], Tensor], Tensor]] = {

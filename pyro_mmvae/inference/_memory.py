@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["CACHE_BYTES", "Allocated", "measured"]
+__all__ = ["CACHE_BYTES", "Allocated", "keep_freed", "measured"]
 
-#: On a CPU chunks beyond this (as :func:`measured` counts) gain nothing: they leave the cache, and the allocator asks
-#: the system for each tensor.
-CACHE_BYTES = 60_000_000
+#: On a CPU chunks beyond this (as :func:`measured` counts) gain nothing: they leave the cache.
+CACHE_BYTES = 120_000_000
+
+_LARGEST_KEPT = 33_000_000
 
 
 class Allocated(TorchFunctionMode):
@@ -67,3 +68,17 @@ def measured(probe: Callable[[int], object], device: torch.device, draws: int = 
     with torch.random.fork_rng(devices=devices), Allocated() as made:
         probe(draws)
     return max(made.bytes / draws, 1.0)
+
+
+def keep_freed(device: torch.device, memory: float) -> None:
+    """
+    Let the C library keep what one chunk frees for the next one.
+
+    By default glibc hands the end of its heap back to the system once a few of the largest tensors' sizes are free
+    there, and every chunk would fault its pages in anew, at the cost of its arithmetic. Freeing one large block
+    raises that threshold (malloc's dynamic ``M_MMAP_THRESHOLD``, at most 32 MiB); the block itself is never touched.
+
+    :param memory: what may be used; nothing is done where it is small.
+    """
+    if device.type == "cpu" and memory >= 4 * _LARGEST_KEPT:
+        torch.empty(_LARGEST_KEPT, dtype=torch.uint8)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_mmvae.inference._anatomy import anatomy
 from pyro_mmvae.inference._batch import Batch, Masks, Values, evaluation, known_names, positive, prepared, split
-from pyro_mmvae.inference._memory import CACHE_BYTES, measured
+from pyro_mmvae.inference._memory import CACHE_BYTES, keep_freed, measured
 from pyro_mmvae.inference._run import encode, log_joint, log_proposal, run_guide
 from pyro_mmvae.inference._weights import Weights
 from pyro_mmvae.masks import ObsMask
@@ -214,6 +214,7 @@ def _evidence(batch: Batch, masks: ObsMask, rows: Tensor, ask: _Ask) -> LogLikel
 def _weigh(batch: Batch, ask: _Ask) -> Weights:
     """The weights of all particles, in chunks of rows and particles that fit."""
     block, draws = _chunk(batch, ask)
+    keep_freed(next(iter(batch.data.values())).device, ask.memory)
     done: list[Weights] = []
     for start in range(0, batch.size, block):
         part = batch if block >= batch.size else batch.take(slice(start, start + block))
