@@ -6,7 +6,7 @@ Layer: fusion.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyro.distributions as dist
 import torch
@@ -17,7 +17,7 @@ from pyro_mmvae.fusion.pool import gaussian_prior, precision_pool, with_prior
 
 __all__ = ["PriorExpert", "Product"]
 
-PriorExpert = Literal["always", "never", "full_only"]
+PriorExpert = Literal["always", "never", "full_only", "several"]
 
 
 class Product(Fusion):
@@ -38,8 +38,8 @@ class Product(Fusion):
         >>> Product()(prior, experts, torch.tensor([[True, False]])).mean.squeeze(-1).tolist()
         [0.5, 0.0]
 
-    :param prior_expert: ``"always"``, ``"never"``, or ``"full_only"``: only in samples that observe every
-        modality (the published code of MoPoE).
+    :param prior_expert: ``"always"``, ``"never"``, ``"full_only"``: only in samples that observe every modality (the
+        published code of MoPoE), or ``"several"``: where more than one expert is in the product (DMVAE's training).
     :raises ValueError: if the experts are not Normal.
 
     [1] *Multimodal Generative Models for Scalable Weakly-Supervised Learning*, Wu and Goodman, NeurIPS 2018,
@@ -50,8 +50,8 @@ class Product(Fusion):
 
     def __init__(self, *, prior_expert: PriorExpert = "always") -> None:
         super().__init__()
-        if prior_expert not in ("always", "never", "full_only"):
-            raise ValueError(f"prior_expert: expected 'always', 'never' or 'full_only', got {prior_expert!r}.")
+        if prior_expert not in get_args(PriorExpert):
+            raise ValueError(f"prior_expert: expected one of {list(get_args(PriorExpert))}, got {prior_expert!r}.")
         self.prior_expert = prior_expert
 
     def options(self) -> Mapping[str, Any]:
@@ -91,4 +91,6 @@ def prior_weight(
     included = ~mask.any(0)
     if rule == "full_only" and len(mask) == count:
         included = included | mask.all(0)
+    if rule == "several":
+        included = included | (mask.sum(0) > 1)
     return included.unsqueeze(-1).to(dtype)

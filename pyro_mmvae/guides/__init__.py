@@ -6,5 +6,6 @@ Layer: guides, above stories and fusion.
 from pyro_mmvae.guides.component import components, components_wanted
 from pyro_mmvae.guides.encode import network_cost
 from pyro_mmvae.guides.fused import Fused, FuseMessenger, Product
+from pyro_mmvae.guides.refused import Refused
 
-__all__ = ["FuseMessenger", "Fused", "Product", "components", "components_wanted", "network_cost"]
+__all__ = ["FuseMessenger", "Fused", "Product", "Refused", "components", "components_wanted", "network_cost"]

@@ -43,11 +43,13 @@ class Fused(nn.Module):
     :param story: an observed model (see :func:`pyro_mmvae.observe`), or a story together with ``modalities``.
     :param encoders: modality -> encoder for a story with one shared latent, or latent site -> (modality -> encoder).
         An encoder is any module whose call returns a Distribution with event shape ``(D,)``; it gets the
-        mask too if its ``forward`` has an argument ``mask``.
+        mask too if its ``forward`` has an argument ``mask``. A site whose rule encodes modalities itself
+        (:class:`pyro_mmvae.fusion.Pooled`) has none, ``{}``; None: no site has any.
     :param fusion: the rule; a mapping from site to rule gives sites different ones.
     :param modalities: names of the observed sites, if ``story`` is no observed model; default: those with encoders.
     :param private: latent site -> modality, if ``story`` is no observed model.
-    :raises ValueError: for encoders of unknown sites or modalities, or private sites with foreign encoders.
+    :raises ValueError: for encoders of unknown sites or modalities, private sites with foreign encoders, and sites
+        with encoders that their rule does not use, or without those that it does.
     """
 
     #: Masks may have leading dimensions: all rows of a table of terms are answered in one call.
@@ -60,24 +62,28 @@ class Fused(nn.Module):
     def __init__(
         self,
         story: ObservedModel | Callable[..., Any],
-        encoders: EncoderMap | Mapping[str, EncoderMap],
+        encoders: EncoderMap | Mapping[str, EncoderMap] | None = None,
         *,
         fusion: Fusion | Mapping[str, Fusion] | None = None,
         modalities: tuple[str, ...] | None = None,
         private: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        nested = _by_site(encoders)
+        rule = fusions.Product() if fusion is None else fusion
+        nested = _by_site(encoders, rule)
         if not isinstance(story, ObservedModel):
-            encoded = tuple(dict.fromkeys(m for own in nested.values() for m in own))
+            rules = rule.values() if isinstance(rule, Mapping) else [rule]
+            own_names = [m for own in nested.values() for m in own]
+            own_names += [m for r in rules if r.modalities is not None for m in r.modalities]
+            encoded = tuple(dict.fromkeys(own_names))
             story = observe(story, encoded if modalities is None else modalities, private=private)
         object.__setattr__(self, "observed", story)  # the model owns the story's parameters, not the guide
         sites = _sites(nested, story)
         self.encoders = NamedModules({site: NamedModules(own) for site, own in sites.items()})
-        rule = fusions.Product() if fusion is None else fusion
         self.fusion = (
             NamedModules(rule) if isinstance(rule, Mapping) else NamedModules(dict.fromkeys(sites, rule))
         )
+        self._heard = {site: _heard(site, own, self.fusion[site], story) for site, own in sites.items()}
         self.registered = Registered("guide")
         self._how: dict[tuple[str, str], Any] = {
             (site, m): {"cost": network_cost(e), "with_mask": takes_mask(e)}
@@ -101,7 +107,8 @@ class Fused(nn.Module):
                     rows, index = obs_mask.rows[m], obs_mask.index.get(m)
                     done[id(encoder), m] = encode_rows(encoder, m, data[m], obs_mask[m], rows, index=index, **how)
             features = self.fusion[site].features(data, obs_mask)
-            experts[site] = Experts(tuple(own), tuple(done[id(e), m] for m, e in own.items()), features)
+            dists = tuple(done[id(e), m] for m, e in own.items())
+            experts[site] = Experts(self._heard[site], dists, features)
         return experts
 
     def register(self) -> None:
@@ -115,6 +122,7 @@ class Fused(nn.Module):
         n: int | None = None,
         *,
         experts: Mapping[str, Experts] | None = None,
+        fusion: Any = None,  # site -> Fusion, in place of the guide's own
     ) -> None:
         self.register()
         model = self.observed
@@ -123,7 +131,8 @@ class Fused(nn.Module):
             experts = self.encode(batch, masks)
         given = {name: batch[name] for name in model.covariates if name in batch}
         device = next(iter(batch.values())).device
-        fuse = FuseMessenger(self.fusion, experts, batch, masks, model.door.outline(given), model.private)
+        rules = self.fusion if fusion is None else fusion
+        fuse = FuseMessenger(rules, experts, batch, masks, model.door.outline(given), model.private)
         try:
             with data_plate(batch.size, model.size, device), fuse:
                 model.story(**given)
@@ -131,7 +140,11 @@ class Fused(nn.Module):
             pass
 
 
-def _by_site(encoders: EncoderMap | Mapping[str, EncoderMap]) -> dict[str, EncoderMap]:
+def _by_site(
+    encoders: EncoderMap | Mapping[str, EncoderMap] | None, rule: Fusion | Mapping[str, Fusion]
+) -> dict[str, EncoderMap]:
+    if encoders is None:
+        return {site: {} for site in (rule if isinstance(rule, Mapping) else ("",))}
     if not isinstance(encoders, Mapping) or not encoders:
         raise ValueError("encoders: expected a non-empty mapping from modality (or latent site) to encoder.")
     if all(isinstance(e, nn.Module) and not isinstance(e, Mapping) for e in encoders.values()):
@@ -153,9 +166,35 @@ def _sites(nested: dict[str, EncoderMap], model: ObservedModel) -> dict[str, dic
             raise ValueError(f"encoders for unknown latent sites {strange}; the story's latents are {list(latents)}.")
     for site, own in nested.items():
         owner = model.private.get(site)
-        if owner is not None and set(own) != {owner}:
+        if owner is not None and own and set(own) != {owner}:
             raise ValueError(f"latent {site!r} is private to {owner!r}, but has encoders of {list(own)}.")
     return {site: {m: own[m] for m in model.modalities if m in own} for site, own in nested.items()}
+
+
+def _heard(site: str, own: Mapping[str, nn.Module], rule: Fusion, model: ObservedModel) -> tuple[str, ...]:
+    """The modalities that a latent site listens to: those with encoders, or those that its rule encodes itself."""
+    kind, names = type(rule).__name__, rule.modalities
+    if names is None and own:
+        return tuple(own)
+    if names is None:
+        raise ValueError(
+            f"latent {site!r} has no encoders, and its rule {kind} encodes nothing itself. Fix: encoders={{{site!r}: "
+            "{modality: encoder}}, or fusion.Pooled(encoder)."
+        )
+    if own:
+        raise ValueError(
+            f"latent {site!r} has encoders of {list(own)}, which its rule {kind} does not use. Fix: {{{site!r}: {{}}}}."
+        )
+    unknown = sorted(set(names) - set(model.modalities))
+    if unknown:
+        raise ValueError(
+            f"latent {site!r}: its rule {kind} encodes unknown modalities {unknown}; modalities are "
+            f"{list(model.modalities)}."
+        )
+    owner = model.private.get(site)
+    if owner is not None and set(names) != {owner}:
+        raise ValueError(f"latent {site!r} is private to {owner!r}, but its rule {kind} encodes {list(names)}.")
+    return names
 
 
 def _only_latent(model: ObservedModel) -> str:
@@ -257,6 +296,8 @@ class FuseMessenger(Messenger):
         own = self.experts[name]
         own.largest = masks.largest
         rule = self.rules[name]
+        if getattr(rule, "neutral", False) and components_wanted():
+            msg["infer"] = {**msg["infer"], "neutral": True}  # type: ignore[typeddict-unknown-key]
         mask = torch.stack([masks.rows[m] for m in own.names])  # shape: (M, *batch)
         single = rule.takes_single_rows and mask.dim() <= 3
         if masks.owners is not None and single and set(masks.owners) <= set(own.names):

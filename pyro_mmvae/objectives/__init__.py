@@ -7,6 +7,7 @@ from pyro_mmvae.objectives.annealing import Annealed
 from pyro_mmvae.objectives.elbo import ELBO
 from pyro_mmvae.objectives.iwae import IWAE
 from pyro_mmvae.objectives.kl import known_kl
+from pyro_mmvae.objectives.learned import LearnedWeights
 from pyro_mmvae.objectives.objective import Objective
 from pyro_mmvae.objectives.subsets import (
     AnyContained,
@@ -22,7 +23,7 @@ from pyro_mmvae.objectives.subsets import (
     Random,
 )
 from pyro_mmvae.objectives.table import Table
-from pyro_mmvae.objectives.term import Term
+from pyro_mmvae.objectives.term import PosteriorOf, Term
 from pyro_mmvae.objectives.terms import Terms
 
 __all__ = [
@@ -35,10 +36,12 @@ __all__ = [
     "Context",
     "Each",
     "Fixed",
+    "LearnedWeights",
     "Nothing",
     "Objective",
     "Observed",
     "Only",
+    "PosteriorOf",
     "Powerset",
     "Random",
     "Table",

@@ -73,6 +73,6 @@ class ELBO(Objective):
             done = self._run(programs, table, options, experts)
             value = term_values(table, done, programs.names, programs.data.size)
             value = value[0] if value.shape[0] == 1 else value.mean(0)
-            weight = table.weight.to(value)
-            total = total + torch.where(weight != 0, weight * value, 0.0).sum(0)
+            weight, bonus = table.weights(value)
+            total = total + torch.where(weight != 0, weight * value, 0.0).sum(0) + bonus
         return total, done.outside, done.model.scale  # type: ignore[return-value]

@@ -47,13 +47,16 @@ class Alias:
         The doubly reparametrized factor at each draw.
 
         The gradient through z already carries the share w; it is multiplied by :math:`1 - \beta (1 - w)`, which is w
-        for :math:`\beta = 1`.
+        for :math:`\beta = 1`. Neutral draws keep their gradient: they have no density in the weights.
         """
         for site, (_, second) in self.draws.items():
             if site not in done.guide.fns:
                 continue
             own = beta.get(site, beta[""]).to(share)
-            factor = _layout(1 - own * (1 - share), second, len(done.guide.fns[site].event_shape), nesting)
+            scaled = 1 - own * (1 - share)
+            if site in done.inferred:
+                scaled = torch.where(done.inferred[site], scaled, 1.0)
+            factor = _layout(scaled, second, len(done.guide.fns[site].event_shape), nesting)
             second.register_hook(lambda g, factor=factor: g * factor)
 
 

@@ -6,12 +6,13 @@ Layer: objectives.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pyro_mmvae.objectives.gradients import Alias, mixture_dreg
+from pyro_mmvae.objectives.learned import LearnedWeights
 from pyro_mmvae.objectives.log_weights import LogWeights, log_weights
 from pyro_mmvae.objectives.objective import Objective
 from pyro_mmvae.objectives.passes import Programs
@@ -21,7 +22,7 @@ from pyro_mmvae.objectives.values import Options, Run
 
 __all__ = ["IWAE"]
 
-Gradient = Literal["path", "stl", "dreg", "dreg_mixture"]
+Gradient = Literal["path", "stl", "dreg", "dreg_mixture", "dreg_private"]
 
 
 class IWAE(Objective):
@@ -54,6 +55,8 @@ class IWAE(Objective):
     :param gradient: "path": reparametrization, unbiased. "stl": q's parameters detached, weights w, biased for
         K > 1 [2]. "dreg": doubly reparametrized [3], unbiased for a single proposal; biased for a mixture density with
         K > 1 and several components. "dreg_mixture": the exact form for mixtures, unbiased ("looser" only).
+        "dreg_private": doubly reparametrized for private latents, whose proposals are single, path for the shared ones:
+        unbiased.
     :param bound: "looser" or "tight".
     :param density: q in the weights: of the "component" that drew z, or of the "mixture" of all terms' draws.
 
@@ -72,8 +75,10 @@ class IWAE(Objective):
         density: Literal["component", "mixture"] = "component",
     ) -> None:
         super().__init__(terms, num_particles=num_particles)
+        if any(isinstance(term.weight, LearnedWeights) for term in self.terms.terms):
+            raise NotImplementedError("Learned weights of terms: only under the ELBO. Fix: objectives.ELBO(terms).")
         for name, value, known in (
-            ("gradient", gradient, ("path", "stl", "dreg", "dreg_mixture")),
+            ("gradient", gradient, get_args(Gradient)),
             ("bound", bound, ("looser", "tight")),
             ("density", density, ("component", "mixture")),
         ):
@@ -104,7 +109,8 @@ class IWAE(Objective):
     def _part(self, programs: Programs, table: Table, experts: Any) -> tuple[Tensor, Run]:
         plain = self.gradient == "path" or not torch.is_grad_enabled()
         alias = None if plain else Alias(cut=self.gradient == "dreg_mixture")
-        options = Options(analytic=False, stop_q=not plain, hook=alias)
+        stop_q: bool | Literal["private"] = "private" if not plain and self.gradient == "dreg_private" else not plain
+        options = Options(analytic=False, stop_q=stop_q, hook=alias)
         done = self._run(programs, table, options, experts)
         weights = log_weights(
             programs,
@@ -112,7 +118,7 @@ class IWAE(Objective):
             done,
             done.values,
             mixture=self.density == "mixture",
-            stop_q=not plain,
+            stop_q=stop_q is True,
             experts=experts,
         )
         bound = self._bound(weights)
@@ -125,7 +131,7 @@ class IWAE(Objective):
         else:
             normalized = self._normalized(weights)
             surrogate = (normalized * weights.log_w).sum((0, 1))
-            if self.gradient == "dreg":
+            if self.gradient in ("dreg", "dreg_private"):
                 alias.scale_gradients(self._share(weights), table.beta, done, programs.nesting)
         return bound.detach() + surrogate - surrogate.detach(), done
 

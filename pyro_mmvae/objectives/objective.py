@@ -49,6 +49,7 @@ class Objective(PyroELBO, nn.Module):
         nn.Module.__init__(self)
         PyroELBO.__init__(self, num_particles=num_particles, vectorize_particles=True)
         self.terms = Terms([Term()]) if terms is None else terms
+        self.parts = nn.ModuleList(self.terms.modules())
         self.register_buffer("_step", torch.zeros((), dtype=torch.long))
         self._clock = 0
 

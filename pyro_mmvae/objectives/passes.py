@@ -33,7 +33,8 @@ class Sites:
     :ivar values: latent site -> its draw, in the program's own layout.
     :ivar log_prob: latent site (or factor) -> log-density.
     :ivar log_lik: modality -> scored log-likelihood, times the story's own scale.
-    :ivar order: latent sites as sampled.
+    :ivar private_to: private latent site -> its modality.
+    :ivar neutral: private latent sites that add nothing where they are not inferred, whatever they are drawn from.
     :ivar outside: log-density of the sites outside the plate ``data``, single.
     :ivar scale: of the plate ``data``.
     """
@@ -45,6 +46,7 @@ class Sites:
     factors: dict[str, Tensor] = field(default_factory=dict)
     outside: dict[str, Tensor] = field(default_factory=dict)
     private_to: dict[str, str] = field(default_factory=dict)
+    neutral: set[str] = field(default_factory=set)
     scale: float = 1.0
 
 
@@ -97,6 +99,8 @@ def sites_of(trace: Trace, nesting: int) -> Sites:
             out.fns[name], out.values[name], out.log_prob[name] = site["fn"], site["value"], score
             if "private_to" in site["infer"]:
                 out.private_to[name] = site["infer"]["private_to"]
+            if site["infer"].get("neutral"):
+                out.neutral.add(name)
     return out
 
 
@@ -177,8 +181,15 @@ class Programs:
         values: Mapping[str, Tensor] | None = None,
         experts: Any = None,
         component: bool = True,
+        program: Callable[..., Any] | None = None,
     ) -> Trace:
-        """One run of the guide under the plates, on given draws if ``values`` are."""
+        """
+        One run of the guide under the plates, on given draws if ``values`` are.
+
+        :param component: ask mixtures for the component that belongs to each row.
+        :param program: another program with the guide's signature, in its place.
+        """
+        guide = self.guide if program is None else program
         extra = {} if experts is None else {"experts": experts}
         with ExitStack() as stack:
             tracer = stack.enter_context(poutine.trace())
@@ -187,10 +198,10 @@ class Programs:
                 stack.enter_context(components())
             if values is not None:
                 stack.enter_context(replay(values))
-            if self.vectorized:
-                self.guide(self.data, masks, **extra)
+            if getattr(guide, "vectorized", False):
+                guide(self.data, masks, **extra)
             else:
-                self.guide(dict(self.data), masks.door_form())
+                guide(dict(self.data), masks.door_form())
         return tracer.trace
 
     def run_model(self, values: Mapping[str, Tensor], draws: int, target: Mapping[str, Target]) -> Trace:

@@ -5,8 +5,8 @@ Layer: objectives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -39,6 +39,7 @@ class Context:
     :ivar step: training steps done, the annealing clock.
     :ivar training: whether random terms are drawn.
     :ivar source: the term's own source ``(n, B, M)``, once it is known.
+    :ivar drawn: what random selectors gave: equal ones give the same rows throughout a table.
     """
 
     observed: Tensor
@@ -46,6 +47,19 @@ class Context:
     step: int = 0
     training: bool = True
     source: Tensor | None = field(default=None, repr=False)
+    drawn: dict[object, Tensor] = field(default_factory=dict, repr=False)
+
+    def rows(self, selector: Callable[[Context], Tensor]) -> Tensor:  # shape: (n, B, M)
+        """The selector's rows, drawn once if it is random."""
+        if not getattr(selector, "random", False):
+            return selector(self)
+        if selector not in self.drawn:
+            self.drawn[selector] = selector(self)
+        return self.drawn[selector]
+
+    def within(self, source: Tensor) -> Context:
+        """The same context for the target and the prior of a term with this source."""
+        return replace(self, source=source)
 
     @property
     def count(self) -> Tensor:  # shape: (B,)
@@ -83,15 +97,28 @@ class Each:
 
 @dataclass(frozen=True)
 class Only:
-    """One row: the modalities named."""
+    """
+    One row: the modalities named.
+
+    :ivar required: whether samples that lack one of them are an error (samples without anything are none).
+    """
 
     modalities: tuple[str, ...]
+    required: bool = field(default=False, repr=False)
 
     def __call__(self, context: Context) -> Tensor:  # shape: (1, B, M)
         unknown = set(self.modalities) - set(context.names)
         if unknown:
             raise ValueError(f"Only: unknown modalities {sorted(unknown)}; known are {list(context.names)}.")
-        return _rows(torch.tensor([[m in self.modalities for m in context.names]], device="cpu"), context)
+        row = torch.tensor([[m in self.modalities for m in context.names]], device="cpu")
+        if self.required:
+            lacking = (context.observed.any(-1) & (row & ~context.observed).any(-1)).sum().item()
+            if lacking:
+                raise ValueError(
+                    f"{list(self.modalities)}: missing in {lacking} of {len(context.observed)} samples, but "
+                    "they alone are encoded. Fix: fallback='drop' leaves such samples out of the objective."
+                )
+        return _rows(row, context)
 
 
 @dataclass(frozen=True)
@@ -189,12 +216,24 @@ class Bernoulli:
 
 @dataclass(frozen=True)
 class Complement:
-    """What is observed and not in the term's own source."""
+    """
+    What is observed and not in another set.
+
+    :ivar of: the other set; None: the term's own source.
+    """
+
+    of: Callable[[Context], Tensor] | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether the other set is drawn anew for each table."""
+        return getattr(self.of, "random", False)
 
     def __call__(self, context: Context) -> Tensor:  # shape: (n, B, M)
-        if context.source is None:
+        other = context.source if self.of is None else context.rows(self.of)
+        if other is None:
             raise ValueError("Complement: only a target or prior can be the complement of the source.")
-        return context.observed & ~context.source
+        return context.observed & ~other
 
 
 def _rows(table: Tensor, context: Context) -> Tensor:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_mmvae.objectives.learned import LearnedWeights
 from pyro_mmvae.objectives.term import Gate
 
 __all__ = ["Structure", "Table"]
@@ -29,6 +30,8 @@ class Structure:
     :ivar plain_beta: latent sites whose beta is 1 in all terms.
     :ivar largest: the most modalities in any source, and in any T.
     :ivar owners: for sources and for T, the only modality that each row can hold, or None.
+    :ivar programs: of the terms that have a prior of their own, the program it belongs to; None: the guide.
+    :ivar learned: rows ``start:stop`` of the table with the module of their weights.
     """
 
     draws: tuple[int, ...]
@@ -39,6 +42,8 @@ class Structure:
     plain_beta: frozenset[str]
     largest: tuple[int, int]
     owners: tuple[tuple[str, ...] | None, tuple[str, ...] | None] = (None, None)
+    programs: tuple[nn.Module | None, ...] = ()
+    learned: tuple[tuple[int, int, LearnedWeights], ...] = ()
 
     @property
     def one_to_one(self) -> bool:
@@ -87,6 +92,8 @@ class Table:
         rescale: Tensor | None,
         prior: Tensor | None,
         owners: tuple[tuple[str, ...] | None, tuple[str, ...] | None] = (None, None),
+        programs: Sequence[nn.Module | None] = (),
+        learned: Sequence[tuple[int, int, LearnedWeights]] = (),
     ) -> Table:
         """A table from its tensors, its structure read off them."""
         index = torch.tensor(draws, device="cpu")
@@ -100,6 +107,8 @@ class Table:
             plain_beta=frozenset(site for site, b in beta.items() if bool((b == 1).all())),
             largest=(int(source.sum(-1).max()), 0 if prior is None else int(prior.sum(-1).max())),
             owners=owners,
+            programs=tuple(programs),
+            learned=tuple(learned),
         )
         return cls(structure, source, private, scored, target, weight, beta, rescale, prior)
 
@@ -109,6 +118,11 @@ class Table:
         terms = [j for j, u in enumerate(old.draws) if u in draws]
         own = [i for i, j in enumerate(old.priors) if j in terms]
         source, prior = old.owners
+        if old.learned:
+            raise NotImplementedError(
+                "Learned weights need all terms in one run: the same gates, and a guide that answers masks with "
+                "leading dimensions, such as those of pyro_mmvae.guides."
+            )
         return Table.of(
             [draws.index(old.draws[j]) for j in terms],
             [terms.index(old.priors[i]) for i in own],
@@ -124,7 +138,18 @@ class Table:
                 None if source is None else tuple(source[u] for u in draws),
                 None if prior is None or not own else tuple(prior[i] for i in own),
             ),
+            programs=[old.programs[i] for i in own],
         )
+
+    def weights(self, like: Tensor) -> tuple[Tensor, Tensor | float]:  # shape: (J, B); (B,)
+        """The weights as they are now, learned ones included, and what learning them adds to the objective."""
+        weight = self.weight.to(like)
+        bonus: Tensor | float = 0.0
+        for start, stop, module in self.structure.learned:
+            own = module(weight[start:stop] != 0).to(like)
+            bonus = bonus + module.bonus(own)
+            weight = torch.cat([weight[:start], own, weight[stop:]])
+        return weight, bonus
 
 
 def _union(draws: Tensor, target: Tensor, count: int) -> Tensor:  # shape: (U, B, M)

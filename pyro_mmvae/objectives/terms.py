@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_mmvae.objectives.learned import LearnedWeights
 from pyro_mmvae.objectives.subsets import Context
 from pyro_mmvae.objectives.table import Table
-from pyro_mmvae.objectives.term import Gate, Number, Selector, Term
+from pyro_mmvae.objectives.term import Gate, Number, PosteriorOf, Selector, Term
 
 __all__ = ["Terms"]
 
@@ -38,6 +39,12 @@ class Terms:
     def __repr__(self) -> str:
         return f"Terms({list(self.terms)}, duplicates={self.duplicates!r})"
 
+    def modules(self) -> list[nn.Module]:
+        """What of the table has parameters: learned weights, programs that serve as priors."""
+        weights = [t.weight for t in self.terms if isinstance(t.weight, LearnedWeights)]
+        programs = [t.prior.program for t in self.terms if isinstance(t.prior, PosteriorOf)]
+        return list(dict.fromkeys([*weights, *programs]))
+
     def table(self, context: Context) -> Table:
         """The table of one batch; everything is made on the host."""
         builder = _Builder(context)
@@ -58,37 +65,44 @@ class _Builder:
         self.blocks: list[_Block] = []
         self.drawn: list[Term] = []
         self.priors: list[Selector] = []
+        self.learned: list[tuple[int, int, LearnedWeights]] = []
 
     def add(self, term: Term) -> None:
         context, observed = self.context, self.context.observed
         first, wanted = self._draws(term)
         source = wanted & observed
-        inner = Context(observed, context.names, context.step, context.training, source)
-        target = source if term.target is None else term.target(inner) & observed
-        prior = None if term.prior is None else term.prior(inner) & observed
+        inner = context.within(source)
+        target = source if term.target is None else inner.rows(term.target) & observed
+        selector = term.prior.source if isinstance(term.prior, PosteriorOf) else term.prior
+        prior = None if selector is None else inner.rows(selector) & observed
         parts = [len(source), len(target)] + ([] if prior is None else [len(prior)])
         rows = 0 if 0 in parts else max(parts)
         if rows == 0:
             return
-        valid = source.any(-1)
+        valid = observed.any(-1) if term.empty else source.any(-1)
         if term.subsets == "contained":
             valid = valid & (source == wanted).all(-1)
-        if prior is not None:
+        if prior is not None and not term.empty:
             valid = valid & prior.any(-1)
-        weight = _number(term.weight, context).expand(rows, len(observed))
+        valid = valid.expand(rows, -1)
+        number = 1.0 if isinstance(term.weight, LearnedWeights) else term.weight
+        weight = _number(number, context).expand(rows, len(observed))
         masked = weight * valid
         if term.renormalize:
             left = masked.sum(0)
             masked = masked * (weight.sum(0) / left.masked_fill(left == 0, 1.0))
-        if term.prior is not None:
-            self.priors.append(term.prior)
+        if selector is not None:
+            self.priors.append(selector)
+        if isinstance(term.weight, LearnedWeights):
+            start = sum(len(b.weight) for b in self.blocks)
+            self.learned.append((start, start + rows, term.weight))
         shape = (rows, *observed.shape)
         self.blocks.append(
             _Block(
                 term=term,
                 draws=[first + (i if len(source) > 1 else 0) for i in range(rows)],
                 source=source.expand(shape),
-                target=target.expand(shape) & valid.expand(rows, -1).unsqueeze(-1),  # nothing runs for weight 0
+                target=target.expand(shape) & valid.unsqueeze(-1),  # nothing runs for weight 0
                 prior=None if prior is None else prior.expand(shape),
                 weight=masked,
                 beta={site: _number(b, context).expand(rows, len(observed)) for site, b in _by_site(term.beta).items()},
@@ -100,7 +114,7 @@ class _Builder:
         """Index of the term's first draw, and its source before it meets what is observed."""
         key = (term.source, term.private, term.detach)
         if key not in self.start:
-            wanted = term.source(self.context)
+            wanted = self.context.rows(term.source)
             self.start[key] = (sum(map(len, self.sources)), wanted)
             rows = wanted & self.context.observed
             self.sources.append(rows)
@@ -134,7 +148,13 @@ class _Builder:
                 _owners([t.source for t in self.drawn], self.context, len(self.gates)),
                 _owners(self.priors, self.context, sum(map(len, priors))),
             ),
+            programs=[_program(b.term) for b in blocks if b.prior is not None for _ in b.prior],
+            learned=self.learned,
         )
+
+
+def _program(term: Term) -> nn.Module | None:
+    return term.prior.program if isinstance(term.prior, PosteriorOf) else None
 
 
 def _owners(selectors: Sequence[Selector], context: Context, count: int) -> tuple[str, ...] | None:

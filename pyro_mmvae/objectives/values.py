@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,12 +30,12 @@ class Options:
     How programs are run.
 
     :ivar analytic: closed-form KL divergences where they are known.
-    :ivar stop_q: densities of q with detached parameters; draws stay reparametrized.
-    :ivar hook: applied to each latent draw before anything is evaluated at it.
+    :ivar stop_q: densities of q with detached parameters; draws stay reparametrized. "private": of private latents.
+    :ivar hook: applied to each draw whose density stops, before anything is evaluated at it.
     """
 
     analytic: bool = True
-    stop_q: bool = False
+    stop_q: bool | Literal["private"] = False
     hook: Hook | None = None
 
 
@@ -49,6 +49,7 @@ class Run:
     :ivar divergence: latent site -> log q - log p, or the closed-form KL, ``(K or 1, U, B)``.
     :ivar prior_divergence: the same against r, for the terms that have one, ``(K or 1, J', B)``.
     :ivar values: latent site -> the draws at which everything was evaluated, in the programs' own layout.
+    :ivar inferred: neutral site -> the rows ``(U, B)`` where it is inferred; elsewhere its draws have no density.
     """
 
     guide: Sites
@@ -56,6 +57,7 @@ class Run:
     divergence: dict[str, Tensor] = field(default_factory=dict)
     prior_divergence: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Tensor] = field(default_factory=dict)
+    inferred: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def outside(self) -> Tensor | float:
@@ -89,9 +91,13 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
     posterior = stopped if "posterior" in gate else sample
     guide = posterior()
     _require_reparametrized(guide)
-    values = {site: _prepared(site, z, gate, options.hook) for site, z in guide.values.items()}
+    chosen = guide.private_to if options.stop_q == "private" else guide.values
+    hooks = {site: options.hook for site in chosen}
+    values = {site: _prepared(site, z, gate, hooks.get(site)) for site, z in guide.values.items()}
     if options.stop_q:
-        guide = stopped(values)
+        without = stopped(values)
+        without.log_prob = {**guide.log_prob, **{site: without.log_prob[site] for site in chosen}}
+        guide = without
     elif "z" in gate:
         guide = posterior(values)
     model = _score(programs, table, values, gate)
@@ -99,6 +105,10 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
     analytic = options.analytic and not options.stop_q
     out = Run(guide, model, values=values)
     out.divergence = _divergences(guide, model, analytic and _same_order(guide, model), programs.nesting)
+    for site in guide.neutral:
+        divergence = out.divergence[site]
+        out.inferred[site] = table.private[:, :, programs.names.index(guide.private_to[site])].to(divergence.device)
+        out.divergence[site] = torch.where(out.inferred[site], divergence, 0.0)
     if table.prior is not None:
         own = detached if "prior" in gate else experts
         out.prior_divergence = _against_priors(programs, table, out, values, analytic, own)
@@ -180,21 +190,25 @@ def _against_priors(
     """log q - log r for the terms whose prior is the guide's q(z | x_T)."""
     structure = table.structure
     position = torch.tensor([structure.draws[j] for j in structure.priors], device="cpu")
+    groups = _together(programs, structure)
     out: dict[str, list[Tensor]] = {}
-    every = torch.arange(len(position), device="cpu")
-    together = [every] if programs.vectorized else list(every.split(1))
-    for rows in together:
+    for members in groups:
+        program, rows = structure.programs[members[0]], torch.tensor(members, device="cpu")
         drawn = {s: at_draws(z, done.guide.fns[s], position[rows], programs.nesting) for s, z in values.items()}
         owners = structure.owners[1]
-        owners = None if owners is None else tuple(owners[i] for i in rows.tolist())
+        owners = None if owners is None else tuple(owners[i] for i in members)
         chosen = table.prior[rows]  # type: ignore[index]  # only called where there are priors
         masks = programs.masks(chosen, largest=structure.largest[1], owners=owners)
 
-        def ask(masks: Any = masks, rows: Tensor = rows, drawn: Mapping[str, Tensor] = drawn) -> Sites:
-            trace = programs.run_guide(masks, len(rows), values=drawn, experts=experts)
+        def ask(
+            masks: Any = masks, rows: Tensor = rows, drawn: Mapping[str, Tensor] = drawn, program: Any = program
+        ) -> Sites:
+            trace = programs.run_guide(
+                masks, len(rows), values=drawn, experts=experts, component=False, program=program
+            )
             return sites_of(trace, programs.nesting)
 
-        both = [programs.guide, programs.model]
+        both = [programs.guide, programs.model] + ([] if program is None else [program])
         r = with_parameters_detached(both, ask) if "prior" in structure.gates[0] else ask()
         for site, fn in done.guide.fns.items():
             q = _take_draws(fn, position[rows], len(structure.gates), programs.nesting) if analytic else None
@@ -206,7 +220,22 @@ def _against_priors(
             else:
                 value = canonical(known, programs.nesting)
             out.setdefault(site, []).append(value.expand(-1, len(rows), -1))
-    return {site: torch.cat(parts, 1) for site, parts in out.items()}
+    whole = {site: torch.cat(parts, 1) for site, parts in out.items()}
+    order = [i for members in groups for i in members]
+    if order == sorted(order):
+        return whole
+    place = torch.tensor([order.index(i) for i in range(len(order))], device="cpu")
+    return {site: value.index_select(1, place.to(value.device)) for site, value in whole.items()}
+
+
+def _together(programs: Programs, structure: Structure) -> list[list[int]]:
+    """Terms with priors of their own that are run at once: those of one program, or each alone."""
+    if not programs.vectorized:
+        return [[i] for i in range(len(structure.priors))]
+    groups: dict[Any, list[int]] = {}
+    for i, program in enumerate(structure.programs):
+        groups.setdefault(program, []).append(i)
+    return list(groups.values())
 
 
 def at_draws(z: Tensor, fn: Any, position: Tensor, nesting: int) -> Tensor:

@@ -5,7 +5,7 @@ Layer: stories.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -28,19 +28,21 @@ class NormalPrior(Configurable, nn.Module):
         torch.Size([3])
 
     :param latent_dim: size of z.
-    :param learn: whether location and standard deviation are parameters (starting at 0 and 1).
+    :param learn: whether location and standard deviation are parameters (starting at 0 and 1), or "scale": the latter.
     :raises ValueError: if ``latent_dim`` is no positive integer.
     """
 
     loc: Tensor
     log_scale: Tensor
 
-    def __init__(self, latent_dim: int, *, learn: bool = False) -> None:
+    def __init__(self, latent_dim: int, *, learn: bool | Literal["scale"] = False) -> None:
         super().__init__()
+        if learn not in (True, False, "scale"):
+            raise ValueError(f"learn: expected True, False or 'scale', got {learn!r}.")
         self.learn = learn
-        for name in ("loc", "log_scale"):
+        for name, own in (("loc", learn is True), ("log_scale", bool(learn))):
             value = torch.zeros(positive_int(latent_dim, "latent_dim"))
-            setattr(self, name, nn.Parameter(value)) if learn else self.register_buffer(name, value)
+            setattr(self, name, nn.Parameter(value)) if own else self.register_buffer(name, value)
 
     def forward(self) -> Any:  # event_shape: (D,)
         return SharedScaleNormal(self.loc, self.log_scale.exp()).to_event(1)

@@ -168,7 +168,9 @@ def _sets(objective: object, programs: Programs) -> tuple[Tensor, Tensor, Tensor
 
 def _bad_experts(experts: Mapping[str, Any], obs_mask: ObsMask) -> Iterator[Cause]:
     for site, own in experts.items():
-        for m, expert in zip(getattr(own, "names", ()), getattr(own, "dists", ()), strict=True):
+        dists = getattr(own, "dists", ())
+        names = getattr(own, "names", ()) if dists else ()  # rules of features alone have no experts to look at
+        for m, expert in zip(names, dists, strict=True):
             rows = obs_mask.rows[m]
             if not _finite_params(expert, rows):
                 text = f"modality {m!r}: its encoder's expert of latent {site!r} has parameters that are not finite"
