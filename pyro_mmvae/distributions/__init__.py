@@ -5,6 +5,7 @@ Layer: distributions, above masks.
 
 from pyro_mmvae.distributions.event_mask import factorized_dims, mask_event
 from pyro_mmvae.distributions.lazy import Lazy, Scored
+from pyro_mmvae.distributions.log_uniform import LogUniform, stand_ins
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.params import map_params, unwrap
 from pyro_mmvae.distributions.shared_scale import SharedScaleNormal
@@ -13,6 +14,7 @@ from pyro_mmvae.distributions.where import Where
 
 __all__ = [
     "Lazy",
+    "LogUniform",
     "Mixture",
     "Scored",
     "SharedScaleNormal",
@@ -24,5 +26,6 @@ __all__ = [
     "map_params",
     "mask_event",
     "outside",
+    "stand_ins",
     "unwrap",
 ]

@@ -1,4 +1,4 @@
-"""Mixtures of stacked components: draws with pathwise gradients for the components, density of the mixture.
+"""Mixtures of stacked components: draws with gradients for components and weights, density of the mixture.
 
 Layer: distributions.
 """
@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pyro_mmvae.distributions.implicit import follow_weights, has_weight_velocity
 from pyro_mmvae.distributions.params import map_params
 from pyro_mmvae.distributions.shapes import broadcast
 
@@ -23,8 +24,11 @@ class Mixture(TorchDistribution):
     r"""
     .. math:: q(z) = \sum_e \pi_e \, q_e(z)
 
-    Each draw picks a component and is reparametrized within it. Gradients with respect to the components are right in
-    expectation; the weights get none from draws: learned weights need stratified terms (one draw per component).
+    Each draw picks a component and is reparametrized within it, which gives the components their gradient, exact in
+    expectation. Weights that carry a gradient get theirs, exact in expectation too, by implicit reparametrization
+    [1, 2] if the components are independent Normals or Laplaces; it is noisy where components lie several scales
+    apart, and takes memory of the event's size squared. Weights of other components get none from draws: there, and
+    for less noise, use stratified terms (one draw per component, weights outside).
 
     Example::
 
@@ -35,6 +39,10 @@ class Mixture(TorchDistribution):
 
     :param components: distribution with batch shape ``(E, *batch)``.
     :param log_weights: ``(E, *batch)`` or broadcastable, normalized over E; -inf for absent components.
+
+    [1] *Stochastic Backpropagation through Mixture Density Distributions*, Graves, 2016, arXiv:1607.05690.
+
+    [2] *Implicit Reparameterization Gradients*, Figurnov, Mohamed and Mnih, NeurIPS 2018, arXiv:1805.08498.
     """
 
     arg_constraints: dict[str, Constraint] = {}
@@ -75,7 +83,10 @@ class Mixture(TorchDistribution):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape)
-        return self._draw(self.components.rsample(shape), shape)
+        draws = self._draw(self.components.rsample(shape), shape)
+        if self.log_weights.requires_grad and torch.is_grad_enabled() and has_weight_velocity(self.components):
+            draws = follow_weights(self.components, self.log_weights, draws)
+        return draws
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence, register_kl
 from torch.distributions.constraints import Constraint
 
+from pyro_mmvae.distributions.log_uniform import stand_ins
 from pyro_mmvae.distributions.params import map_params
 from pyro_mmvae.distributions.shapes import broadcast
 
@@ -25,7 +26,8 @@ class Where(TorchDistribution):
     ``first`` in rows where ``condition`` is True, ``second`` elsewhere.
 
     Used for posteriors that fall back to the story's prior where nothing is observed.
-    Laws: ``log_prob`` is that of the branch, bit for bit; KL to any p is row-wise the branch's KL.
+    Laws: ``log_prob`` is that of the branch, bit for bit; KL to any p is row-wise the branch's KL. Both branches are
+    drawn in every row; an improper ``second``, such as :class:`LogUniform`, gives zeros: every dimension switched off.
 
     Example::
 
@@ -68,13 +70,16 @@ class Where(TorchDistribution):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape)
-        second = self.second.rsample(shape) if self.second.has_rsample else self.second.sample(shape)
+        with stand_ins():
+            second = self.second.rsample(shape) if self.second.has_rsample else self.second.sample(shape)
         return self._select(self.first.rsample(shape), second)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape)
         with torch.no_grad():
-            return self._select(self.first.sample(shape), self.second.sample(shape))
+            with stand_ins():
+                second = self.second.sample(shape)
+            return self._select(self.first.sample(shape), second)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self._select(self.first.log_prob(value), self.second.log_prob(value), event=False)
