@@ -26,7 +26,8 @@ class Experts:
     One expert per modality, each a Distribution with batch shape ``(B,)`` and event shape ``(D,)``.
 
     :ivar names: modalities, in the order of the mask's first dimension.
-    :ivar dists: the experts; rows of unobserved samples hold finite values that the mask takes out.
+    :ivar dists: the experts; rows of unobserved samples hold finite values that the mask takes out. None at all for
+        rules that work on features alone.
     :ivar features: what the fusion rule's own networks made of the data, or None.
     :ivar largest: an upper bound of the number of experts used in any row, if known on the host.
     """
@@ -54,6 +55,11 @@ class Experts:
             rows = getattr(self, name)[list(members)]
             one.__dict__[name] = rows if len(members) == 1 else rows.unsqueeze(0)
         return one
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the experts' type and place: their locations, or the features where there are no experts."""
+        return self.loc if self.dists else self.features
 
     @cached_property
     def loc(self) -> Tensor:  # shape: (M, B, D)
@@ -86,6 +92,11 @@ class Fusion(nn.Module, ABC):
 
     #: Whether the rule is the same for rows that can see a single expert when it is given that expert alone.
     takes_single_rows = False
+
+    @property
+    def modalities(self) -> tuple[str, ...] | None:
+        """For rules that encode modalities themselves and use no experts, which ones; None for rules of experts."""
+        return None
 
     def features(self, data: Data, obs_mask: ObsMask) -> Any:
         """What the rule's own networks compute from the data, once per step; None if it has none."""

@@ -43,7 +43,7 @@ def posterior_at(
     transform = None if base_support(prior.support) is constraints.real else biject_to(prior.support)
     shape = torch.Size(prior.event_shape if transform is None else transform.inverse_shape(prior.event_shape))
     size = shape.numel()
-    got = experts.dists[0].event_shape
+    got = experts.dists[0].event_shape if experts.dists else (size,)  # a rule without experts looks at its own
     if tuple(got) != (size,):
         raise ValueError(
             f"latent site {site!r}: its {'unconstrained ' if transform else ''}size is {size}, but the encoder of "
@@ -51,7 +51,7 @@ def posterior_at(
         )
     if transform is None and len(shape) == 1:
         return rule(prior, experts, mask)
-    fused = _shaped(rule(_flat(prior, shape, transform is None, experts.loc), experts, mask), shape)
+    fused = _shaped(rule(_flat(prior, shape, transform is None, experts.like), experts, mask), shape)
     if transform is not None:
         fused = dist.TransformedDistribution(fused, [transform])
     return Where(mask.any(0), fused, prior)

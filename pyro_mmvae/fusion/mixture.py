@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_mmvae.distributions import Mixture as MixtureDistribution
+from pyro_mmvae.distributions import unwrap
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import stacked, uniform_log_weights, with_prior
 from pyro_mmvae.fusion.product import PriorExpert, Product
@@ -27,17 +29,51 @@ class Mixture(Fusion):
 
     Laws: one expert is itself; nothing observed gives the story's prior. Experts of any one location-scale family.
 
+    :param prior_weight: weight of the story's prior as a further component, where an expert has weight 1; the prior
+        is then of the experts' family.
+
     [1] *Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models*, Shi, Siddharth, Paige and
     Torr, NeurIPS 2019, arXiv:1911.03393, eq. (2).
     """
 
-    takes_single_rows = True
+    def __init__(self, *, prior_weight: float = 0.0) -> None:
+        super().__init__()
+        if not prior_weight >= 0:
+            raise ValueError(f"Mixture: prior_weight must be >= 0, got {prior_weight}.")
+        self.prior_weight = prior_weight
+
+    @property
+    def takes_single_rows(self) -> bool:  # type: ignore[override]
+        """Whether a row's only expert may be given alone: not beside a prior."""
+        return self.prior_weight == 0
+
+    def options(self) -> Mapping[str, Any]:
+        return {"prior_weight": self.prior_weight} if self.prior_weight else {}
 
     def forward(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
         like = mask.unsqueeze(-1)
-        components = experts.family()(stacked(experts.loc, like), stacked(experts.scale, like)).to_event(1)
+        loc, scale = stacked(experts.loc, like), stacked(experts.scale, like)
         weights = uniform_log_weights(mask, experts.loc.dtype)
-        return with_prior(prior, MixtureDistribution(components.expand(mask.shape), weights), mask.any(0))
+        if self.prior_weight:
+            loc, scale, weights = self._with_prior(prior, experts, loc, scale, mask)
+        components = experts.family()(loc, scale).to_event(1).expand(weights.shape)
+        return with_prior(prior, MixtureDistribution(components, weights), mask.any(0))
+
+    def _with_prior(
+        self, prior: Any, experts: Experts, loc: Tensor, scale: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The prior as one more component."""
+        base: Any = unwrap(prior)
+        family: Any = experts.family()
+        if not isinstance(base, family):
+            raise ValueError(
+                f"Mixture(prior_weight={self.prior_weight}): the prior is {type(base).__name__}, the experts are "
+                f"{experts.family().__name__}. Fix: a prior of their family."
+            )
+        loc = torch.cat([loc, base.loc.expand(loc.shape[1:])[None]])
+        scale = torch.cat([scale, base.scale.expand(scale.shape[1:])[None]])
+        weights = torch.cat([mask.to(loc.dtype), torch.full_like(mask[:1], self.prior_weight, dtype=loc.dtype)])
+        return loc, scale, (weights / weights.sum(0)).log()
 
     def component(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
         """The single observed expert of each row (the first, should a row observe several)."""

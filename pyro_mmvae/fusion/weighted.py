@@ -29,21 +29,28 @@ class GeneralizedProduct(Fusion):
 
     :param num_modalities: number of experts, M.
     :param latent_dim: size of the latent, D.
+    :param normalize: False: free exponents in [0, 1], 1/M at the start, as in multi-view-AE; the product may then be
+        sharper or wider than any average of its experts.
 
     [1] *Multi-modal Variational Autoencoders for normative modelling across multiple imaging modalities*, Lawry Aguila,
     Chapman and Altmann, MICCAI 2023, arXiv:2303.12706; the rule is Cao and Fleet's, arXiv:1410.7827.
     """
 
-    def __init__(self, num_modalities: int, latent_dim: int) -> None:
+    def __init__(self, num_modalities: int, latent_dim: int, *, normalize: bool = True) -> None:
         super().__init__()
-        self.logits = nn.Parameter(torch.zeros(num_modalities, latent_dim))
+        self.normalize = normalize
+        start = 0.0 if normalize else 1 / num_modalities
+        self.logits = nn.Parameter(torch.full((num_modalities, latent_dim), start))
 
     def options(self) -> Mapping[str, Any]:
-        return {"num_modalities": self.logits.shape[0], "latent_dim": self.logits.shape[1]}
+        own = {"num_modalities": self.logits.shape[0], "latent_dim": self.logits.shape[1]}
+        return own if self.normalize else {**own, "normalize": False}
 
     def forward(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
         require_normal("GeneralizedProduct", experts)
         shape = self.logits.shape[:1] + (1,) * (mask.dim() - 1) + self.logits.shape[1:]
+        if not self.normalize:
+            return _pooled(prior, experts, self.logits.reshape(shape).clamp(1e-6, 1.0) * mask.unsqueeze(-1), mask)
         logits = self.logits.reshape(shape).masked_fill(~mask.unsqueeze(-1), -torch.inf)
         none = ~mask.any(0)
         logits = torch.where(none.unsqueeze(-1), 0.0, logits)

@@ -74,6 +74,98 @@ def geometric(case: Case) -> Gaussian:
     return torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows])
 
 
+def mean_of_parameters(case: Case) -> Gaussian:
+    """Arithmetic mean of the locations, geometric mean of the scales, row by row."""
+    return by_row(case, lambda loc, scale: (loc.mean(0), scale.prod(0) ** (1 / len(scale))))
+
+
+def mean_with_prior(case: Case) -> Gaussian:
+    """The prior as one more expert."""
+    own = [p.unsqueeze(0) for p in case.model.prior]
+
+    def fused(loc: Tensor, scale: Tensor) -> Gaussian:
+        loc, scale = torch.cat([own[0], loc]), torch.cat([own[1], scale])
+        return loc.mean(0), scale.prod(0) ** (1 / len(scale))
+
+    return by_row(case, fused)
+
+
+def barycenter(case: Case) -> Gaussian:
+    """Arithmetic means of both."""
+    return by_row(case, lambda loc, scale: (loc.mean(0), scale.mean(0)))
+
+
+def consensus(rho: float, nonnegative: str) -> Callable[[Case], Gaussian]:
+    """Explicit inverses; the largest correlation with non-negative weights by bisection."""
+
+    def oracle(case: Case) -> Gaussian:
+        def fused(loc: Tensor, scale: Tensor) -> Gaussian:
+            found = [dependent(a, b, rho, nonnegative) for a, b in zip(loc.t(), scale.t(), strict=True)]
+            return torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
+
+        return by_row(case, fused)
+
+    return oracle
+
+
+def dependent(loc: Tensor, scale: Tensor, rho: float, nonnegative: str | None) -> Gaussian:  # shapes: (k,)
+    """Best linear combination of k estimates with equal correlations; ``nonnegative=None``: whatever the signs."""
+
+    def solved(rho: float) -> tuple[Tensor, Tensor]:
+        eye = torch.eye(len(scale), dtype=scale.dtype)
+        cov = (eye + rho * (1 - eye)) * scale.outer(scale)
+        v = torch.linalg.inv(cov).sum(1)
+        return v / v.sum(), cov
+
+    v, cov = solved(rho)
+    if nonnegative == "weights":
+        v = v.clamp(min=0) / v.clamp(min=0).sum()
+    elif nonnegative == "rho" and (v < 0).any():
+        low, high = 0.0, rho
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if (solved(middle)[0] < 0).any() else (middle, high)
+        v, cov = solved(low)
+    return v @ loc, (v @ cov @ v).sqrt()
+
+
+def hoelder(bc: str) -> Callable[[Case], Gaussian]:
+    """Moments of (mean of square roots of densities) squared, by sums over a grid."""
+
+    def oracle(case: Case) -> Gaussian:
+        def fused(loc: Tensor, scale: Tensor) -> Gaussian:
+            if bc == "joint":
+                return grid_moments(loc, scale)
+            found = [grid_moments(loc[:, d : d + 1], scale[:, d : d + 1]) for d in range(loc.shape[1])]
+            return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
+
+        return by_row(case, fused)
+
+    return oracle
+
+
+def grid_moments(loc: Tensor, scale: Tensor) -> Gaussian:  # shapes: (k, D)
+    """Mean and standard deviation per dimension; sums over a grid are exact to rounding for such smooth densities."""
+    axes = [torch.arange(float((a - 11 * b).min()), float((a + 11 * b).max()), float(b.min()) / 3)
+            for a, b in zip(loc.t(), scale.t(), strict=True)]  # fmt: skip
+    grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))
+    root = sum((0.5 * dist.Normal(a, b).log_prob(grid).sum(-1)).exp() for a, b in zip(loc, scale, strict=True))
+    weight = torch.as_tensor(root).square()
+    weight = weight / weight.sum()
+    mean = weight @ grid
+    return mean, (weight @ (grid - mean).square()).sqrt()
+
+
+def by_row(case: Case, fused: Callable[[Tensor, Tensor], Gaussian]) -> Gaussian:
+    """A rule of stacked observed experts ``(k, D)`` in each row; the prior where there are none."""
+    rows = []
+    for n, names in enumerate(case.sets):
+        own = [case.experts[m] for m in case.model.modalities if m in names]
+        stacked = [torch.stack([q[i][n] for q in own]) for i in (0, 1)] if own else []
+        rows.append(fused(*stacked) if own else case.model.prior)
+    return torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows])
+
+
 def make_generalized() -> fusion.Fusion:
     """gPoE with weights that are not equal."""
     rule = fusion.GeneralizedProduct(3, 2).double()
@@ -93,6 +185,20 @@ RULES = [
         lambda case: products.geometric_mean(case.experts, case.obs_mask, case.model.prior),
         False,
     ),
+    Rule("mean", fusion.MeanOfParameters, mean_of_parameters, True),
+    Rule("mean with prior", lambda: fusion.MeanOfParameters(prior_expert=True), mean_with_prior, False),
+    Rule("barycenter", fusion.WassersteinBarycenter, barycenter, True),
+    Rule("consensus", lambda: fusion.ConsensusOfDependentExperts(0.8), consensus(0.8, "rho"), True),
+    Rule(
+        "consensus weights",
+        lambda: fusion.ConsensusOfDependentExperts(0.8, nonnegative="weights"),
+        consensus(0.8, "weights"),
+        True,
+    ),
+    Rule("hoelder", lambda: fusion.Hoelder(), hoelder("dim"), True),
+    Rule("hoelder joint", lambda: fusion.Hoelder(bc="joint"), hoelder("joint"), True),
+    Rule("hoelder mixture", lambda: fusion.Hoelder("mixture"), hoelder("dim"), True),
+    Rule("hoelder joint mixture", lambda: fusion.Hoelder("mixture", "joint"), hoelder("joint"), True),
 ]
 
 
