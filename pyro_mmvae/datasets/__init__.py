@@ -4,6 +4,7 @@ Layer: datasets; imports nothing of the models."""
 from __future__ import annotations
 
 from pyro_mmvae.datasets.batches import Batches
+from pyro_mmvae.datasets.channels import channels
 from pyro_mmvae.datasets.digits import digits
 from pyro_mmvae.datasets.idx import mnist, read_idx
 from pyro_mmvae.datasets.linear_gaussian import LinearGaussian, linear_gaussian
@@ -13,6 +14,7 @@ __all__ = [
     "Batches",
     "LinearGaussian",
     "MultimodalDataset",
+    "channels",
     "digits",
     "linear_gaussian",
     "mnist",

@@ -32,8 +32,11 @@ from pyro_mmvae.nn.likelihoods import (
 )
 from pyro_mmvae.nn.modes import modes_restored
 from pyro_mmvae.nn.named import NamedModules
+from pyro_mmvae.nn.set_encoders import AttentionEncoder, ExpertFeatures, SumPoolingEncoder
+from pyro_mmvae.nn.sparse import DropoutRates, VariationalDropoutHead, share_rates
 
 __all__ = [
+    "AttentionEncoder",
     "Bernoulli",
     "Beta",
     "Binomial",
@@ -42,7 +45,9 @@ __all__ = [
     "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
+    "DropoutRates",
     "EmbeddingEncoder",
+    "ExpertFeatures",
     "FromCallable",
     "JointEncoder",
     "Laplace",
@@ -63,6 +68,8 @@ __all__ = [
     "RelaxedBernoulli",
     "SoftplusNormalHead",
     "StudentT",
+    "SumPoolingEncoder",
+    "VariationalDropoutHead",
     "ZeroInflatedNegativeBinomial",
     "default_networks",
     "expected",
@@ -70,5 +77,6 @@ __all__ = [
     "from_config",
     "register_function",
     "resolve",
+    "share_rates",
     "to_json",
 ]

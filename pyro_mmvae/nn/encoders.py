@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyro_mmvae.nn.config import Configurable
 from pyro_mmvae.nn.heads import Family, make_head
 from pyro_mmvae.nn.mlp import event_size, flatten_event, mlp, positive_int
+from pyro_mmvae.nn.sparse import DropoutRates
 
 __all__ = ["ConvEncoder", "EmbeddingEncoder", "MLPEncoder"]
 
@@ -46,8 +47,9 @@ class MLPEncoder(Configurable, nn.Module):
     :param shape: event shape; an int is a vector, ``()`` one number per sample.
     :param latent_dim: width of the latent.
     :param hidden: widths of the hidden layers; ``()`` for a linear encoder.
-    :param family: "normal" (scale by exp), "normal_softplus", "laplace", "laplace_softmax", or a callable
-        ``(features, latent_dim) -> Module`` whose call returns a distribution with event_dim 1.
+    :param family: "normal" (scale by exp), "normal_softplus", "laplace", "laplace_softmax", "dropout" (variational), or
+        a callable ``(features, latent_dim) -> Module`` whose call returns a distribution with event_dim 1.
+    :param rates: :class:`~pyro_mmvae.nn.DropoutRates` of the family "dropout", given to several encoders to be shared.
     :param dropout: rate after each hidden layer.
     :param mask: whether the network sees the per-feature mask.
     :param transform: applied to the data first, e.g. ``torch.log1p`` for counts.
@@ -61,6 +63,7 @@ class MLPEncoder(Configurable, nn.Module):
         *,
         hidden: Sequence[int] = (256, 256),
         family: Family = "normal",
+        rates: DropoutRates | None = None,
         dropout: float = 0.0,
         activation: Callable[[], nn.Module] = nn.ReLU,
         mask: bool = False,
@@ -70,7 +73,7 @@ class MLPEncoder(Configurable, nn.Module):
         self.event_shape, self.latent_dim, self.mask, self.transform = event_size(shape), latent_dim, mask, transform
         features = prod(self.event_shape) * (2 if mask else 1)
         self.net = mlp(features, hidden, activation=activation, dropout=dropout)
-        self.head = make_head(family, hidden[-1] if len(hidden) else features, latent_dim)
+        self.head = make_head(family, hidden[-1] if len(hidden) else features, latent_dim, rates)
 
     def forward(
         self,
@@ -95,7 +98,7 @@ class ConvEncoder(Configurable, nn.Module):
     Expert of an image (C, H, W) of any size: strided 3x3 convolutions, hidden layers, head.
 
     Each convolution halves height and width, rounding up. Arbitrary leading dimensions; ``mask`` (fed
-    as C more channels) and ``transform`` as in :class:`MLPEncoder`.
+    as C more channels), ``family``, ``rates`` and ``transform`` as in :class:`MLPEncoder`.
 
     Example::
 
@@ -117,6 +120,7 @@ class ConvEncoder(Configurable, nn.Module):
         channels: Sequence[int] = (32, 64, 128),
         hidden: Sequence[int] = (256,),
         family: Family = "normal",
+        rates: DropoutRates | None = None,
         dropout: float = 0.0,
         activation: Callable[[], nn.Module] = nn.ReLU,
         mask: bool = False,
@@ -133,7 +137,7 @@ class ConvEncoder(Configurable, nn.Module):
         self.conv = nn.Sequential(*layers, nn.Flatten())
         features = width * height * breadth
         self.net = mlp(features, hidden, activation=activation, dropout=dropout)
-        self.head = make_head(family, hidden[-1] if len(hidden) else features, latent_dim)
+        self.head = make_head(family, hidden[-1] if len(hidden) else features, latent_dim, rates)
 
     def forward(
         self,
@@ -178,6 +182,7 @@ class EmbeddingEncoder(Configurable, nn.Module):
     :param num_classes: class numbers are 0 .. num_classes-1.
     :param shape: shape of the grid of class numbers; ``()`` for a label per sample.
     :param embedding_dim: width of an embedding.
+    :param family: and ``rates``: as in :class:`MLPEncoder`.
     :param one_hot: whether the data are one-hot vectors along a last dimension.
     :param mask: as in :class:`MLPEncoder`, one entry per class number.
     :raises TypeError: if class numbers are expected and the data are not integers.
@@ -192,6 +197,7 @@ class EmbeddingEncoder(Configurable, nn.Module):
         embedding_dim: int = 32,
         hidden: Sequence[int] = (256,),
         family: Family = "normal",
+        rates: DropoutRates | None = None,
         dropout: float = 0.0,
         one_hot: bool = False,
         mask: bool = False,
@@ -203,7 +209,7 @@ class EmbeddingEncoder(Configurable, nn.Module):
         self.embedding = nn.Embedding(num_classes, positive_int(embedding_dim, "embedding_dim"))
         features = prod(self.grid) * (embedding_dim + 1 if mask else embedding_dim)
         self.net = mlp(features, hidden, dropout=dropout)
-        self.head = make_head(family, hidden[-1] if len(hidden) else features, latent_dim)
+        self.head = make_head(family, hidden[-1] if len(hidden) else features, latent_dim, rates)
 
     def forward(
         self,

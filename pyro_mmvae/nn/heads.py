@@ -14,6 +14,7 @@ from torch.nn.functional import softmax, softplus
 
 from pyro_mmvae.nn.config import Configurable
 from pyro_mmvae.nn.mlp import positive_int
+from pyro_mmvae.nn.sparse import DropoutRates, VariationalDropoutHead
 
 __all__ = ["Family", "LaplaceHead", "LaplaceSoftmaxHead", "NormalHead", "SoftplusNormalHead", "make_head"]
 
@@ -106,18 +107,26 @@ _FAMILIES: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
-def make_head(family: Family, features: int, latent_dim: int) -> nn.Module:
+def make_head(family: Family, features: int, latent_dim: int, rates: DropoutRates | None = None) -> nn.Module:
     """
     A head of the family.
 
-    :param family: "normal", "normal_softplus", "laplace", "laplace_softmax", or ``(features, latent_dim) -> Module``.
-    :raises ValueError: for an unknown name.
+    :param family: "normal", "normal_softplus", "laplace", "laplace_softmax", "dropout", or
+        ``(features, latent_dim) -> Module``.
+    :param rates: of "dropout", to be shared by several heads; None: rates of its own.
+    :raises ValueError: for an unknown name, or rates of another family.
     :raises TypeError: if ``family`` is neither a name nor callable, or makes no module.
     """
     positive_int(latent_dim, "latent_dim")
+    if isinstance(family, str) and family == "dropout":
+        return VariationalDropoutHead(features, latent_dim, rates=rates)
+    if rates is not None:
+        raise ValueError(f"rates: only the family 'dropout' has dropout rates, got family={family!r}. Fix: drop one.")
     if isinstance(family, str):
         if family not in _FAMILIES:
-            raise ValueError(f"Unknown expert family {family!r}. Known: {sorted(_FAMILIES)}, or a Module class.")
+            raise ValueError(
+                f"Unknown expert family {family!r}. Known: {sorted(_FAMILIES)}, 'dropout', or a Module class."
+            )
         return _FAMILIES[family](features, latent_dim)
     if isinstance(family, nn.Module) or not callable(family):
         raise TypeError(f"family: expected a name or (features, latent_dim) -> Module, got {type(family).__name__}.")

@@ -21,7 +21,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyro_mmvae.distributions import Lazy, bounds, factorized_dims, fill_value
+from pyro_mmvae.distributions import Lazy, bounds, factorized_dims, fill_value, stand_ins
 from pyro_mmvae.nn import modes_restored
 
 __all__ = ["LatentSite", "ModalitySite", "Outline", "Story", "outline"]
@@ -248,7 +248,7 @@ def outline(
 
     def look() -> _OutlineMessenger:
         messenger = _OutlineMessenger(modalities)
-        with poutine.block(), pyro.plate("data", 1, dim=-1), messenger:
+        with poutine.block(), stand_ins(), pyro.plate("data", 1, dim=-1), messenger:
             story(**row)
         return messenger
 

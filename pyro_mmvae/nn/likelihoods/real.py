@@ -61,19 +61,20 @@ class Normal(Likelihood):
 
     :param scale: positive number, "learned", "predicted" or "optimal".
     :param floor: smallest scale that is not fixed.
+    :param init: where a learned or predicted scale starts (MCVAE: log-variance -3, scale 0.22).
     :raises ValueError: for another scale.
 
     [1] *Simple and Effective VAE Training with Calibrated Decoders*, Rybkin, Daniilidis and Levine, ICML 2021,
     arXiv:2006.13202, eq. (5).
     """
 
-    def __init__(self, scale: float | str = 1.0, *, floor: float = 1e-3) -> None:
+    def __init__(self, scale: float | str = 1.0, *, floor: float = 1e-3, init: float = 1.0) -> None:
         super().__init__()
         self.scale: PositiveParameter | _RunningScale
         if scale == "optimal":
             self.scale = _RunningScale(floor)
         else:
-            self.scale = PositiveParameter(scale, "Normal: scale", floor=floor, also='"optimal", ')
+            self.scale = PositiveParameter(scale, "Normal: scale", floor=floor, init=init, also='"optimal", ')
         self.raw_per_feature = 1 + self.scale.num_raw
 
     def distribution(self, raw: Tensor) -> TorchDistribution:

@@ -1,0 +1,367 @@
+"""Encoders of sets of modalities: features of each, pooled by a sum or by attention over what is shown.
+
+Layer: nn.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from math import prod, sqrt
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from pyro_mmvae.distributions import Mixture, unwrap
+from pyro_mmvae.nn.config import Configurable
+from pyro_mmvae.nn.encoders import _dtype, _masked
+from pyro_mmvae.nn.heads import NormalHead
+from pyro_mmvae.nn.mlp import event_size, flatten_event, mlp, positive_int
+from pyro_mmvae.nn.named import NamedModules
+
+__all__ = ["AttentionEncoder", "ExpertFeatures", "SetEncoder", "SumPoolingEncoder"]
+
+Shapes = Mapping[str, int | Sequence[int]]
+
+
+class _Features(nn.Module):
+    """The default network g_m: an MLP of the flattened event; class numbers become one-hot vectors first."""
+
+    def __init__(self, shape: torch.Size, widths: Sequence[int], num_classes: int | None, mask: bool) -> None:
+        super().__init__()
+        self.event_shape, self.num_classes, self.mask = shape, num_classes, mask
+        each = (2 if mask else 1) if num_classes is None else positive_int(num_classes, "num_classes")
+        self.net = mlp(prod(shape) * each, widths)
+
+    def forward(
+        self,
+        x: Tensor,  # shape: (B, *event), filled
+        mask: Tensor,  # shape: (B, *event), bool
+    ) -> Tensor:  # shape: (B, F)
+        flat = flatten_event(x, self.event_shape, "set encoder")
+        seen = flatten_event(mask, self.event_shape, "set encoder") if self.mask else None
+        if self.num_classes is not None:
+            classes = one_hot(flat.long(), self.num_classes).to(_dtype(self))
+            classes = classes if seen is None else _masked(classes, seen.unsqueeze(-1))[0]
+            return self.net(classes.flatten(-2))
+        flat = flat.to(_dtype(self))
+        return self.net(flat if seen is None else torch.cat(_masked(flat, seen), -1))
+
+
+class ExpertFeatures(Configurable, nn.Module):
+    r"""
+    A feature network from an encoder of one modality: :math:`\mathrm{relu}(W [\mathrm{loc}, \log \mathrm{scale}] + b)`.
+
+    Example::
+
+        >>> from pyro_mmvae.nn import MLPEncoder
+        >>> ExpertFeatures(MLPEncoder(4, 2), 2, 8)(torch.zeros(5, 4)).shape
+        torch.Size([5, 8])
+
+    :param encoder: module whose call returns a location-scale Distribution with event shape ``(latent_dim,)``.
+    :param latent_dim: see above.
+    :param width: number of features.
+    """
+
+    def __init__(self, encoder: nn.Module, latent_dim: int, width: int) -> None:
+        super().__init__()
+        self.encoder, self.net = encoder, nn.Linear(2 * latent_dim, width)
+        self._with_mask = "mask" in inspect.signature(encoder.forward).parameters
+
+    def forward(
+        self,
+        x: Tensor,  # shape: (B, *event), filled
+        mask: Tensor,  # shape: (B, *event), bool
+    ) -> Tensor:  # shape: (B, width)
+        expert: Any = unwrap(self.encoder(x, mask) if self._with_mask else self.encoder(x))
+        return torch.relu(self.net(torch.cat([expert.loc, expert.scale.log()], -1)))
+
+
+class _MixtureHead(nn.Module):
+    """K diagonal Gaussians with weights of their own, all functions of h."""
+
+    def __init__(self, features: int, latent_dim: int, num_components: int) -> None:
+        super().__init__()
+        self.sizes = num_components, latent_dim
+        self.normal = NormalHead(features, num_components * latent_dim)
+        self.logits = nn.Linear(features, num_components)
+
+    def forward(
+        self,
+        h: Tensor,  # shape: (*batch, F)
+    ) -> Mixture:  # batch_shape: batch, event_shape: (latent_dim,)
+        flat: Any = self.normal(h).base_dist
+        loc, scale = (p.unflatten(-1, self.sizes).movedim(-2, 0) for p in (flat.loc, flat.scale))
+        return Mixture(dist.Normal(loc, scale).to_event(1), self.logits(h).log_softmax(-1).movedim(-1, 0))
+
+
+class SetEncoder(nn.Module, ABC):
+    r"""
+    Posterior of any set S of modalities from what is common to a set: the subclass says how it is pooled.
+
+    .. math:: q(z \mid x_S) = \mathrm{head}\bigl(\rho(\mathrm{pool}(\{ W_m\, g_m(x_m) + e_m : m \in S \}))\bigr)
+
+    The features :math:`W_m g_m(x_m) + e_m` are computed once, :meth:`features`, and pooled for as many sets as wanted,
+    :meth:`head`. The parameters of a modality follow its name, so the order of modalities is free, and the learned
+    :math:`e_m` tells a modality from the others, and from nothing.
+
+    :param shapes: event shape of each modality; their order is that of the mask.
+    :param latent_dim: width of the latent.
+    :param hidden: hidden layers of :math:`\rho`.
+    :param features: widths of each :math:`g_m`; the last one is the width F of all features.
+    :param num_components: K of a Gaussian mixture with learned weights; 1: a diagonal Gaussian.
+    :param num_classes: for modalities of class numbers, how many classes.
+    :param networks: own :math:`g_m`, (B, \*event) -> (B, F), in place of the default ones; one whose ``forward`` has an
+        argument ``mask`` is given the mask of its features, (B, \*event), beside them.
+    :param mask: whether the default networks see which features are observed.
+    :raises ValueError: for empty ``shapes`` or ``features``, and names that are not modalities.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        latent_dim: int,
+        *,
+        hidden: Sequence[int],
+        features: Sequence[int],
+        num_components: int,
+        num_classes: Mapping[str, int] | None,
+        networks: Mapping[str, nn.Module] | None,
+        mask: bool,
+    ) -> None:
+        super().__init__()
+        self.shapes = {name: event_size(shape, f"shapes[{name!r}]") for name, shape in shapes.items()}
+        classes = {} if num_classes is None else dict(num_classes)
+        own = {} if networks is None else dict(networks)
+        unknown = sorted((set(classes) | set(own)) - set(self.shapes))
+        if not self.shapes or not len(features) or unknown:
+            raise ValueError(
+                f"{type(self).__name__}: shapes {list(self.shapes)} and features {list(features)} must not be empty, "
+                f"and num_classes and networks must name modalities; unknown: {unknown}."
+            )
+        self.width, self.latent_dim = positive_int(features[-1], "every width in features"), latent_dim
+        self.networks = NamedModules(
+            {n: own[n] if n in own else _Features(s, features, classes.get(n), mask) for n, s in self.shapes.items()}
+        )
+        self.maps = NamedModules({name: nn.Linear(self.width, self.width) for name in self.shapes})
+        self._with_mask = {n: "mask" in inspect.signature(g.forward).parameters for n, g in self.networks.items()}
+        self.net = mlp(self.width, hidden)
+        size = hidden[-1] if len(hidden) else self.width
+        several = positive_int(num_components, "num_components") > 1
+        self.expert = _MixtureHead(size, latent_dim, num_components) if several else NormalHead(size, latent_dim)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names, in the order of the mask."""
+        return tuple(self.shapes)
+
+    def features(
+        self,
+        data: Mapping[str, Tensor],  # shapes: (B, *event), filled
+        obs_mask: Mapping[str, Tensor] | None = None,  # shapes: (B,) or (B, *event or ones), bool
+    ) -> Tensor:  # shape: (B, M, F)
+        """
+        Features of every modality, on all rows; zeros for those that are absent or None.
+
+        :param obs_mask: masks of features, for the networks that look at them; None: everything is observed.
+        :raises ValueError: if no modality is given, or a network returns another width than F.
+        """
+        given = {name: x for name in self.shapes if (x := data.get(name)) is not None}
+        if not given:
+            kind = type(self).__name__
+            raise ValueError(f"{kind}: none of {list(self.shapes)} is in the data, which has {list(data)}.")
+        masks = {} if obs_mask is None else obs_mask
+        out = {name: self.maps[name](self._network(name, x, masks.get(name))) for name, x in given.items()}
+        zero = torch.zeros_like(next(iter(out.values())))
+        return torch.stack([out.get(name, zero) for name in self.shapes], -2)
+
+    def _network(self, name: str, x: Tensor, mask: Tensor | None) -> Tensor:  # shape: (B, F)
+        if self._with_mask[name]:
+            mask = x.new_ones((len(x),), dtype=torch.bool) if mask is None else mask
+            mask = mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim())).expand(x.shape)
+            h = self.networks[name](x, mask)
+        else:
+            h = self.networks[name](x)
+        if h.shape != (len(x), self.width):
+            raise ValueError(f"{name}: expected features of shape {(len(x), self.width)}, got {tuple(h.shape)}.")
+        return h
+
+    def head(
+        self,
+        features: Tensor,  # shape: (B, M, F)
+        mask: Tensor,  # shape: (*lead, B, M), bool, True = in the set
+    ) -> TorchDistribution:  # batch_shape: (*lead, B), event_shape: (latent_dim,)
+        """
+        The posterior given the sets in ``mask``; finite, with no meaning, for the empty set.
+
+        :raises ValueError: if the last dimension of the mask is not M.
+        """
+        if mask.shape[-1] != len(self.shapes):
+            kind, count = type(self).__name__, len(self.shapes)
+            raise ValueError(f"{kind}: expected a mask (*lead, B, {count}), got {tuple(mask.shape)}.")
+        shown = torch.where(mask.unsqueeze(-1), features, torch.zeros_like(features))
+        return self.expert(self.net(self.pool(shown, mask)))
+
+    @abstractmethod
+    def pool(
+        self,
+        shown: Tensor,  # shape: (*batch, M, F), zero outside the set
+        mask: Tensor,  # shape: (*batch, M), bool
+    ) -> Tensor:  # shape: (*batch, F)
+        """What is common to the shown features."""
+
+    def forward(
+        self,
+        data: Mapping[str, Tensor],  # shapes: (B, *event), filled
+        mask: Tensor,  # shape: (*lead, B, M), bool
+    ) -> TorchDistribution:  # batch_shape: (*lead, B), event_shape: (latent_dim,)
+        return self.head(self.features(data), mask)
+
+
+class SumPoolingEncoder(Configurable, SetEncoder):
+    r"""
+    Posterior of any set of modalities by a sum over the set [1, section 4; 2].
+
+    .. math:: q(z \mid x_S) = \mathrm{head}\Bigl(\rho\Bigl(\sum_m 1_{m \in S}\, \chi_m(g_m(x_m))\Bigr)\Bigr), \qquad
+        \chi_m(h) = W_m h + e_m
+
+    Laws: the order of modalities does not matter; what is outside the set never matters.
+
+    Example::
+
+        >>> enc = SumPoolingEncoder({"image": (4, 8), "label": ()}, 3, num_classes={"label": 10})
+        >>> data = {"image": torch.zeros(5, 4, 8), "label": torch.zeros(5, dtype=torch.long)}
+        >>> features = enc.features(data)
+        >>> features.shape, enc.head(features, torch.ones(7, 5, 2, dtype=torch.bool)).batch_shape
+        (torch.Size([5, 2, 256]), torch.Size([7, 5]))
+
+    See :class:`SetEncoder` for the parameters.
+
+    [1] *Learning multi-modal generative models with permutation-invariant encoders and tighter variational objectives*,
+    Hirt, Campolo, Leong and Ortega, TMLR 2024, arXiv:2309.00380.
+    [2] *Deep Sets*, Zaheer et al., NeurIPS 2017, arXiv:1703.06114.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        latent_dim: int,
+        *,
+        hidden: Sequence[int] = (256, 256),
+        features: Sequence[int] = (256,),
+        num_components: int = 1,
+        num_classes: Mapping[str, int] | None = None,
+        networks: Mapping[str, nn.Module] | None = None,
+        mask: bool = False,
+    ) -> None:
+        super().__init__(
+            shapes,
+            latent_dim,
+            hidden=hidden,
+            features=features,
+            num_components=num_components,
+            num_classes=num_classes,
+            networks=networks,
+            mask=mask,
+        )
+
+    def pool(self, shown: Tensor, mask: Tensor) -> Tensor:  # shape: (*batch, F)
+        return shown.sum(-2)
+
+
+class AttentionEncoder(Configurable, SetEncoder):
+    r"""
+    Posterior of any set of modalities by attention among its members [1, section 4; 2].
+
+    The tokens :math:`t_m = W_m g_m(x_m) + e_m` pass L blocks with normalization first,
+
+    .. math:: t \leftarrow t + \mathrm{attention}(\mathrm{norm}(t)), \qquad
+        t \leftarrow t + \mathrm{mlp}(\mathrm{norm}(t)),
+
+    in which modality i attends to j where both are shown (the mask :math:`o o^\top`); then
+    :math:`q(z \mid x_S) = \mathrm{head}(\rho(\sum_{m \in S} t_m))`. With no blocks it is :class:`SumPoolingEncoder`.
+
+    Laws: the order of modalities does not matter; what is outside the set has weight zero, exactly.
+
+    Example::
+
+        >>> enc = AttentionEncoder({"image": (4, 8), "rna": 6}, 3, num_components=2)
+        >>> q = enc({"image": torch.zeros(5, 4, 8), "rna": torch.zeros(5, 6)}, torch.ones(5, 2, dtype=torch.bool))
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([5]), torch.Size([3]))
+
+    :param num_heads: of the attention; a divisor of F.
+    :param num_blocks: L.
+    :raises ValueError: as :class:`SetEncoder`, and if ``num_heads`` does not divide F.
+
+    See :class:`SetEncoder` for the other parameters.
+
+    [1] *Learning multi-modal generative models with permutation-invariant encoders and tighter variational objectives*,
+    Hirt, Campolo, Leong and Ortega, TMLR 2024, arXiv:2309.00380.
+    [2] *Set Transformer*, Lee et al., ICML 2019, arXiv:1810.00825.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        latent_dim: int,
+        *,
+        hidden: Sequence[int] = (256, 256),
+        features: Sequence[int] = (256, 128),
+        num_heads: int = 4,
+        num_blocks: int = 2,
+        num_components: int = 1,
+        num_classes: Mapping[str, int] | None = None,
+        networks: Mapping[str, nn.Module] | None = None,
+        mask: bool = False,
+    ) -> None:
+        super().__init__(
+            shapes,
+            latent_dim,
+            hidden=hidden,
+            features=features,
+            num_components=num_components,
+            num_classes=num_classes,
+            networks=networks,
+            mask=mask,
+        )
+        if self.width % positive_int(num_heads, "num_heads"):
+            raise ValueError(
+                f"AttentionEncoder: {num_heads} heads do not divide features of width {self.width}. Fix: a divisor."
+            )
+        self.blocks = nn.ModuleList(_Block(self.width, num_heads) for _ in range(num_blocks))
+
+    def pool(self, shown: Tensor, mask: Tensor) -> Tensor:  # shape: (*batch, F)
+        itself = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)  # no row of scores is empty
+        allowed = (mask.unsqueeze(-1) & mask.unsqueeze(-2)) | itself
+        for block in self.blocks:
+            shown = block(shown, allowed)
+        return torch.where(mask.unsqueeze(-1), shown, torch.zeros_like(shown)).sum(-2)
+
+
+class _Block(nn.Module):
+    """Self-attention and an MLP, each after a normalization and added to its input."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = mlp(width, (2 * width,), width)
+
+    def forward(
+        self,
+        tokens: Tensor,  # shape: (*batch, M, F)
+        allowed: Tensor,  # shape: (*batch, M, M), bool, True = attends to
+    ) -> Tensor:  # shape: (*batch, M, F)
+        parts = self.qkv(self.norm_attention(tokens)).chunk(3, -1)
+        query, key, value = (p.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3) for p in parts)
+        scores = query @ key.transpose(-1, -2) / sqrt(query.shape[-1])  # shape: (*batch, heads, M, M)
+        weights = scores.masked_fill(~allowed.unsqueeze(-3), -torch.inf).softmax(-1)
+        tokens = tokens + self.out((weights @ value).transpose(-2, -3).flatten(-2))
+        return tokens + self.mlp(self.norm_mlp(tokens))
