@@ -105,6 +105,14 @@ class MultimodalVAE(nn.Module):
         """An ArviZ InferenceData, see :func:`pyro_mmvae.inference.to_inference_data`."""
         return inference.to_inference_data(self.model, self.guide, data, obs_mask, **options)
 
+    def predict_clusters(self, data: Any = None, obs_mask: Masks = None, **options: Any) -> Any:
+        """The cluster of each sample, see :func:`pyro_mmvae.inference.predict_clusters`."""
+        return inference.predict_clusters(self.model, self.guide, data, obs_mask, **options)
+
+    def prune_clusters(self, data: Any = None, obs_mask: Masks = None, **options: Any) -> inference.ClusterPruning:
+        """Switch off the clusters that are not used, see :func:`pyro_mmvae.inference.prune_clusters`."""
+        return inference.prune_clusters(self.model, self.guide, data, obs_mask, **options)
+
     @property
     def config(self) -> dict[str, Any]:
         """Every option as plain JSON; programs of your own are named, see :func:`pyro_mmvae.load` for them."""

@@ -1,8 +1,9 @@
-"""What one does with a trained pair of programs: posteriors, predictions, imputations, likelihoods, ArviZ.
+"""What one does with a trained pair of programs: posteriors, predictions, imputations, likelihoods, clusters, ArviZ.
 
 Layer: inference, above objectives and datasets.
 """
 
+from pyro_mmvae.inference.clusters import ClusterPruning, predict_clusters, prune_clusters
 from pyro_mmvae.inference.generate import decode, generate
 from pyro_mmvae.inference.inference_data import to_inference_data
 from pyro_mmvae.inference.log_likelihood import LogLikelihood, log_likelihood
@@ -11,6 +12,7 @@ from pyro_mmvae.inference.predict import impute, predict
 from pyro_mmvae.inference.predictive import PredictMessenger
 
 __all__ = [
+    "ClusterPruning",
     "LogLikelihood",
     "PredictMessenger",
     "decode",
@@ -19,5 +21,7 @@ __all__ = [
     "log_likelihood",
     "posterior",
     "predict",
+    "predict_clusters",
+    "prune_clusters",
     "to_inference_data",
 ]

@@ -19,7 +19,7 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from pyro_mmvae.distributions import Lazy
+from pyro_mmvae.distributions import Lazy, stand_ins
 from pyro_mmvae.inference._batch import Batch
 
 __all__ = ["Anatomy", "anatomy"]
@@ -33,7 +33,7 @@ class Anatomy:
     :ivar plates: site -> its plates beside ``data``, as negative dims from left to right.
     :ivar event_dim: site -> number of its event dimensions.
     :ivar feeds: site -> modalities whose values it depends on, through other modalities too.
-    :ivar not_densities: modalities whose ``log_prob`` is no log-density.
+    :ivar not_densities: modalities whose ``log_prob`` is no log-density, and latents whose prior is improper.
     """
 
     plates: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -114,7 +114,13 @@ def _look(model: Any, covariates: Mapping[str, Tensor]) -> Anatomy:
     for mark in (False, True):
         looks[mark] = _Look(fills, mark)
         try:
-            with torch.random.fork_rng(devices=devices), poutine.block(), pyro.plate("data", 1, dim=-1), looks[mark]:
+            with (
+                torch.random.fork_rng(devices=devices),
+                poutine.block(),
+                stand_ins(),
+                pyro.plate("data", 1, dim=-1),
+                looks[mark],
+            ):
                 model.story(**row)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             if not mark:

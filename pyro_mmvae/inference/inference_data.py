@@ -59,8 +59,8 @@ def to_inference_data(
     constant_data          the masks, ``<modality>_obs_mask``, and the covariates
     =====================  ===========================================================================================
 
-    Draws are independent: a single chain whose r-hat says nothing. Dimensions are ``chain, draw, sample``, then those
-    of the event.
+    The prior groups are left out where a latent's prior is improper. Draws are independent: a single chain whose r-hat
+    says nothing. Dimensions are ``chain, draw, sample``, then those of the event.
 
     Example::
 
@@ -106,7 +106,8 @@ def _groups(batch: Batch, masks: ObsMask, draws: int) -> dict[str, Group]:
     log_weight = log_joint(batch, masks, values, draws, feeding=feeding) - log_q
     values = draw_discrete(batch, masks, values, draws, feeding=feeding)
     after = ancestral(batch, masks, values, draws, batch.names, noise=True, latents=True)
-    before = ancestral(batch, batch.masks(()), {}, draws, batch.names, noise=True, latents=True)
+    proper = all(site in batch.names for site in look.not_densities)
+    before = ancestral(batch, batch.masks(()), {}, draws, batch.names, noise=True, latents=True) if proper else {}
     scored = run_model(batch, batch.obs_mask, values, draws, feeding=look.feeding(batch.names, batch.names))
     plates = {
         name: len([f for f in site["cond_indep_stack"] if f.dim is not None and -batch.nesting <= f.dim < -1])
@@ -119,7 +120,7 @@ def _groups(batch: Batch, masks: ObsMask, draws: int) -> dict[str, Group]:
         "log_likelihood": {m: _gaps(scores[m], batch.obs_mask.rows[m]) for m in batch.names},
         "sample_stats": {"log_weight": log_weight},
         "prior": {name: x.movedim(1 + plates[name], 1) for name, x in before.items() if name in plates},
-        "prior_predictive": {m: before[m] for m in batch.names},
+        "prior_predictive": {m: before[m] for m in batch.names if m in before},
     }
 
 

@@ -127,6 +127,7 @@ def log_likelihood(
     :param memory_gb: bound on the memory used, whatever K and B; chunks are cut by measuring a probe.
     :param batch_size: rows that go through the encoders at a time.
     :raises ValueError: for unknown names, a name both given and target, fewer than 1 particle.
+    :raises NotImplementedError: if the prior of a latent is improper: there is no marginal likelihood.
     """
     positive("num_particles", num_particles)
     if not memory_gb > 0:
@@ -164,6 +165,12 @@ def _sets(
 
 
 def _warn_of_pseudo_densities(batch: Batch, scored: Collection[str]) -> None:
+    improper = [site for site in anatomy(batch).not_densities if site not in batch.names]
+    if improper:
+        raise NotImplementedError(
+            f"latents {improper} have an improper prior: log p(x) does not exist. Fix: a proper prior, e.g. "
+            "stories.NormalPrior, or compare imputations instead."
+        )
     strange = [m for m in anatomy(batch).not_densities if m in scored]
     if strange:
         warnings.warn(
