@@ -4,6 +4,7 @@ Top layer: public names, no logic.
 """
 
 from pyro_mmvae import (
+    compat,
     datasets,
     distributions,
     fusion,
@@ -20,7 +21,25 @@ from pyro_mmvae import (
 )
 from pyro_mmvae.datasets import MultimodalDataset
 from pyro_mmvae.io import from_pretrained, load
-from pyro_mmvae.models import JMVAE, MMVAE, MVAE, MVTCAE, MoPoE
+from pyro_mmvae.models import (
+    CMVAE,
+    CRMVAE,
+    DMVAE,
+    DVCCA,
+    HELVAE,
+    JMVAE,
+    MCVAE,
+    MMJSD,
+    MMVAE,
+    MMVM,
+    MVAE,
+    MVTCAE,
+    CoDEVAE,
+    GPoE,
+    MaskedVAE,
+    MMVAEPlus,
+    MoPoE,
+)
 from pyro_mmvae.nn import from_config
 from pyro_mmvae.objectives import ELBO, IWAE, Term, Terms
 from pyro_mmvae.stories import observe
@@ -36,12 +55,25 @@ __all__ = [
     "MMVAE",
     "MVAE",
     "MVTCAE",
+    "MaskedVAE",
+    "MMVM",
+    "MMVAEPlus",
+    "MMJSD",
+    "MCVAE",
+    "HELVAE",
+    "GPoE",
+    "DVCCA",
+    "DMVAE",
+    "CRMVAE",
+    "CMVAE",
+    "CoDEVAE",
     "MoPoE",
     "MultimodalDataset",
     "MultimodalVAE",
     "Term",
     "Terms",
     "__version__",
+    "compat",
     "datasets",
     "distributions",
     "fit",

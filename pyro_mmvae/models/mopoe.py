@@ -10,12 +10,11 @@ from typing import Literal
 
 import torch
 
-from pyro_mmvae.fusion import MixtureOfProducts, Product, Single
+from pyro_mmvae.fusion import MixtureOfProducts, Product
 from pyro_mmvae.fusion.product import PriorExpert
-from pyro_mmvae.guides import Fused
-from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
+from pyro_mmvae.models.parts import Networks, Prior, Rescale, each_beta, factors, guide_of, model_of, prior_of
 from pyro_mmvae.nn import Configurable
-from pyro_mmvae.objectives import ELBO, Annealed, AnyContained, Fixed, Observed, Powerset, Term, Terms
+from pyro_mmvae.objectives import ELBO, AnyContained, Fixed, Observed, Powerset, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE
 
 __all__ = ["MoPoE"]
@@ -85,18 +84,14 @@ class MoPoE(Configurable, MultimodalVAE):
         learn_prior: bool = False,
         rescale: Rescale = None,
     ) -> None:
-        nonnegative(beta=beta, beta_private=beta_private)
-        if set(private_encoders or ()) != set(private_dims or ()):
-            raise ValueError("private_encoders and private_dims need the same modalities.")
         if subset_posterior not in ("product", "mixture"):
             raise ValueError(f"subset_posterior: expected 'product' or 'mixture', got {subset_posterior!r}.")
-        private = {} if private_encoders is None else private_encoders
         model = model_of(
             encoders,
             decoders,
             latent_dim,
             prior=prior_of(prior, latent_dim, learn_prior),
-            private_encoders=private,
+            private_encoders=private_encoders,
             private_dims=private_dims,
         )
         names = model.modalities
@@ -104,9 +99,8 @@ class MoPoE(Configurable, MultimodalVAE):
         chosen = Powerset() if fixed is None else fixed
         table = None if fixed is None else torch.tensor(fixed.table)
         rule = MixtureOfProducts(prior_expert=prior_expert, subsets=table)
-        sites = {"z": encoders} | {f"z_{m}": {m: e} for m, e in private.items()}
-        rules = {"z": rule if subset_posterior == "mixture" else Product(prior_expert=prior_expert)}
-        guide = Fused(model, sites, fusion=rules | {f"z_{m}": Single() for m in private})
+        posterior = rule if subset_posterior == "mixture" else Product(prior_expert=prior_expert)
+        guide = guide_of(model, encoders, posterior, private_encoders)
         every = len(names) <= 5 if num_subsets is None else False
         count = 1 if num_subsets is None else num_subsets
         term = Term(
@@ -115,7 +109,7 @@ class MoPoE(Configurable, MultimodalVAE):
             weight=1 / (chosen.count(len(names)) if every else count),
             renormalize=True,
             subsets="contained",
-            beta={"": Annealed(beta, warmup)} | {f"z_{m}": Annealed(beta * beta_private, warmup) for m in private},
+            beta=each_beta(beta, warmup, private_encoders, beta_private),
             rescale=factors(model, rescale),
         )
         super().__init__(model, guide, ELBO(Terms([term])))

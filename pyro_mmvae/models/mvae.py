@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from pyro_mmvae.guides import Product
+from pyro_mmvae.fusion import Fusion, Product
+from pyro_mmvae.fusion.product import PriorExpert
+from pyro_mmvae.guides import Fused
 from pyro_mmvae.masks import random_subsets
 from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
 from pyro_mmvae.nn import Configurable
@@ -50,7 +52,10 @@ class MVAE(Configurable, MultimodalVAE):
     :param latent_dim: size of z.
     :param unimodal: include the unimodal terms (sub-sampled training, the paper's); False: the joint term only.
     :param k: number of random subsets of 2 to M - 1 modalities per training step.
-    :param prior_expert: whether the prior is an expert.
+    :param prior_expert: whether the prior is an expert; "several": only beside more than one (multi-view-AE's
+        me_mVAE), see :class:`pyro_mmvae.fusion.Product`.
+    :param fusion: another rule in the product's place, such as :class:`pyro_mmvae.fusion.MeanOfParameters`
+        (multi-view-AE's mean pooling).
     :param duplicates: terms that coincide because modalities are missing are kept or dropped.
     :param beta: weight of the KL divergences.
     :param warmup: training steps over which beta rises linearly from 0 (the paper: 200 of 500 epochs).
@@ -70,7 +75,8 @@ class MVAE(Configurable, MultimodalVAE):
         latent_dim: int,
         unimodal: bool = True,
         k: int = 0,
-        prior_expert: bool = True,
+        prior_expert: bool | PriorExpert = True,
+        fusion: Fusion | None = None,
         duplicates: Literal["keep", "drop"] = "keep",
         beta: float = 1.0,
         warmup: int = 0,
@@ -80,7 +86,9 @@ class MVAE(Configurable, MultimodalVAE):
     ) -> None:
         nonnegative(beta=beta)
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
-        guide = Product(model, {"z": encoders}, prior_expert="always" if prior_expert else "never")
+        if isinstance(prior_expert, bool):
+            prior_expert = "always" if prior_expert else "never"
+        guide = Fused(model, {"z": encoders}, fusion=Product(prior_expert=prior_expert) if fusion is None else fusion)
         own: dict[str, Any] = {"beta": Annealed(beta, warmup), "rescale": factors(model, rescale)}
         terms = [Term(**own)]
         terms += [Term(Each(), None, **own)] if unimodal else []

@@ -14,11 +14,27 @@ from torch import Tensor, nn
 from torch.distributions.constraints import one_hot
 
 from pyro_mmvae.distributions import base_support
+from pyro_mmvae.fusion import Fusion, Single
+from pyro_mmvae.guides import Fused
 from pyro_mmvae.guides.encode import takes_mask
-from pyro_mmvae.nn import JointEncoder, modes_restored
+from pyro_mmvae.nn import AttentionEncoder, ExpertFeatures, JointEncoder, SumPoolingEncoder, modes_restored
+from pyro_mmvae.objectives import Annealed
 from pyro_mmvae.stories import LaplacePrior, NormalPrior, ObservedModel, Shared, SharedPrivate, observe
 
-__all__ = ["Networks", "Prior", "Rescale", "default_joint_encoder", "factors", "model_of", "nonnegative", "prior_of"]
+__all__ = [
+    "Networks",
+    "Prior",
+    "Rescale",
+    "chosen",
+    "default_joint_encoder",
+    "default_set_encoder",
+    "each_beta",
+    "factors",
+    "guide_of",
+    "model_of",
+    "nonnegative",
+    "prior_of",
+]
 
 Networks = Mapping[str, nn.Module]
 Prior = Literal["normal", "laplace"] | nn.Module
@@ -45,6 +61,17 @@ def nonnegative(**weights: float) -> None:
             raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}.")
 
 
+def chosen(**options: tuple[object, tuple[object, ...]]) -> None:
+    """
+    Each option is one of its known values; an argument is ``name=(value, known)``.
+
+    :raises ValueError: naming the one that is not.
+    """
+    for name, (value, known) in options.items():
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {list(known)}, got {value!r}.")
+
+
 def model_of(
     encoders: Networks,
     decoders: Networks,
@@ -53,24 +80,33 @@ def model_of(
     prior: nn.Module,
     private_encoders: Networks | None = None,
     private_dims: Mapping[str, int] | None = None,
+    private_priors: Networks | None = None,
+    every: bool = True,
 ) -> ObservedModel:
     """
     The story of a shared latent (with private ones where asked), observed; all networks tried once.
 
+    :param encoders: of the shared latent.
+    :param every: whether each modality needs an encoder.
     :raises ValueError: if keys differ, sizes do not fit, or ``latent_dim`` is below 1.
     """
     if not isinstance(latent_dim, int) or latent_dim < 1:
         raise ValueError(f"latent_dim: expected a positive integer, got {latent_dim!r}.")
-    if set(encoders) != set(decoders):
+    if not set(encoders) <= set(decoders) or (every and set(encoders) != set(decoders)):
         raise ValueError(
             f"encoders and decoders need the same modalities: encoders have {list(encoders)}, decoders "
             f"{list(decoders)}. Fix: one encoder and one decoder per modality."
         )
+    private = {} if private_encoders is None else private_encoders
     dims = {} if private_dims is None else dict(private_dims)
-    story = SharedPrivate(decoders, prior, dims) if dims else Shared(decoders, prior)
+    if set(private) != set(dims):
+        raise ValueError(
+            f"private_encoders and private_dims need the same modalities, got {list(private)} and {list(dims)}."
+        )
+    story = SharedPrivate(decoders, prior, dims, private_priors) if dims else Shared(decoders, prior)
     model = observe(story, tuple(decoders), private=getattr(story, "private", None))
     _try_out(model, encoders, latent_dim)
-    for m, encoder in ({} if private_encoders is None else private_encoders).items():
+    for m, encoder in private.items():
         _try_out(model, {m: encoder}, dims[m])
     return model
 
@@ -105,12 +141,41 @@ def _called(encoder: nn.Module, x: Tensor) -> Any:
 
 def default_joint_encoder(model: ObservedModel, decoders: Networks, latent_dim: int) -> JointEncoder:
     """A masked MLP over all modalities, class numbers one-hot."""
-    sites = model.door.outline().modalities
-    classes = {m: getattr(getattr(d, "likelihood", None), "num_classes", None) for m, d in decoders.items()}
-    integer = {m: c for m, c in classes.items() if c is not None and base_support(sites[m].support).is_discrete}
-    integer = {m: c for m, c in integer.items() if base_support(sites[m].support) is not one_hot}
-    shapes = {m: tuple(site.event_shape) for m, site in sites.items()}
-    return JointEncoder(shapes, latent_dim, num_classes=integer)
+    return JointEncoder(_shapes(model), latent_dim, num_classes=_classes(model, decoders))
+
+
+def default_set_encoder(
+    model: ObservedModel,
+    decoders: Networks,
+    latent_dim: int,
+    pooling: str,
+    num_components: int,
+    encoders: Networks | None,
+) -> nn.Module:
+    """
+    Sum-pooling or attention over all modalities.
+
+    :param encoders: what features come from; None: MLPs, class numbers one-hot.
+    """
+    kind: Any = {"sum": SumPoolingEncoder, "attention": AttentionEncoder}[pooling]
+    options: dict[str, Any] = {"num_components": num_components}
+    if encoders is None:
+        return kind(_shapes(model), latent_dim, num_classes=_classes(model, decoders), **options)
+    width = 256 if pooling == "sum" else 128
+    networks = {m: ExpertFeatures(encoder, latent_dim, width) for m, encoder in encoders.items()}
+    return kind(_shapes(model), latent_dim, networks=networks, features=(width,), **options)
+
+
+def _shapes(model: ObservedModel) -> dict[str, tuple[int, ...]]:
+    return {m: tuple(site.event_shape) for m, site in model.door.outline().modalities.items()}
+
+
+def _classes(model: ObservedModel, decoders: Networks) -> dict[str, int]:
+    """How many classes a modality of class numbers has."""
+    supports = {m: base_support(site.support) for m, site in model.door.outline().modalities.items()}
+    classes: dict[str, Any] = {m: getattr(getattr(d, "likelihood", None), "num_classes", None) for m, d in decoders.items()}
+    numbers = [m for m, support in supports.items() if support.is_discrete and support is not one_hot]
+    return {m: classes[m] for m in numbers if classes[m] is not None}
 
 
 def factors(model: ObservedModel, rescale: Rescale) -> Mapping[str, float] | float:
@@ -126,3 +191,38 @@ def factors(model: ObservedModel, rescale: Rescale) -> Mapping[str, float] | flo
     if unknown:
         raise ValueError(f"rescale: unknown modalities {sorted(unknown)}; known are {list(model.modalities)}.")
     return dict(rescale)
+
+
+def guide_of(
+    model: ObservedModel,
+    encoders: Networks,
+    rule: Fusion,
+    private_encoders: Networks | None = None,
+    single: Mapping[str, Fusion] | None = None,
+) -> Fused:
+    """
+    The rule at the shared latent, each private latent by its own encoder.
+
+    :param single: modality -> rule of its private latent; those left out have :class:`pyro_mmvae.fusion.Single`.
+    """
+    private = {} if private_encoders is None else private_encoders
+    rules = {m: Single() for m in private} | ({} if single is None else dict(single))
+    sites = {"z": encoders} | {f"z_{m}": {m: encoder} for m, encoder in private.items()}
+    return Fused(model, sites, fusion={"z": rule} | {f"z_{m}": rules[m] for m in private})
+
+
+def each_beta(
+    beta: float,
+    warmup: int = 0,
+    private: Networks | None = None,
+    beta_private: float | Mapping[str, float] = 1.0,
+) -> dict[str, Annealed]:
+    """The weight of the KL at each latent site: beta, times ``beta_private`` at private ones; all annealed."""
+    names = () if private is None else tuple(private)
+    if isinstance(beta_private, Mapping):
+        unknown = set(beta_private) - set(names)
+        if unknown:
+            raise ValueError(f"beta_private: {sorted(unknown)} have no private latent; those that do: {list(names)}.")
+    own = {m: beta_private.get(m, 1.0) if isinstance(beta_private, Mapping) else beta_private for m in names}
+    nonnegative(beta=beta, **{f"beta_private[{m!r}]": b for m, b in own.items()})
+    return {"": Annealed(beta, warmup)} | {f"z_{m}": Annealed(beta * b, warmup) for m, b in own.items()}
