@@ -31,11 +31,12 @@ LAYERS = [
     "io",
     "vae",
     "models",
+    "compat",
     "quickstart",
 ]
 TOP = "(top)"  # pyro_mmvae/__init__.py and __main__.py, above every layer
 STRANGERS = ({"objectives", "stories"},)  # never import each other, whatever their order
-MODELS_SEEN_BY = {"models", "quickstart", TOP}
+MODELS_SEEN_BY = {"models", "compat", "quickstart", TOP}
 LAZY = {
     "arviz",
     "huggingface_hub",

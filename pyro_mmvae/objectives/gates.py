@@ -5,13 +5,13 @@ Layer: objectives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["Holder", "with_parameters_detached"]
+__all__ = ["Holder", "call_swapped", "with_parameters_detached"]
 
 T = TypeVar("T")
 
@@ -45,5 +45,22 @@ def with_parameters_detached(programs: Sequence[object], thunk: Callable[[], T])
             )
         modules.append(program)
     run = Holder(modules)
-    detached = {name: p.detach() for name, p in run.named_parameters()}
-    return functional_call(run, detached, (thunk,))
+    return call_swapped(run, {id(p): p.detach() for p in run.parameters()}, thunk)
+
+
+def call_swapped(holder: Holder, tensors: Mapping[int, Tensor], thunk: Callable[[], T]) -> T:
+    """
+    Call ``thunk`` while parameters and buffers are replaced, whatever their number of names.
+
+    A module that is reached by several paths (shared networks) is swapped once: with all its names
+    ``functional_call`` puts the replacement back in place of the parameter.
+
+    :param tensors: id of the parameter or buffer -> what replaces it.
+    """
+    names = {
+        f"{path}.{name}": tensors[id(own)]
+        for path, part in holder.named_modules()
+        for name, own in (*part._parameters.items(), *part._buffers.items())
+        if own is not None and id(own) in tensors
+    }
+    return functional_call(holder, names, (thunk,), tie_weights=False)

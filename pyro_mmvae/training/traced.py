@@ -12,15 +12,14 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_mmvae.handlers.observe import GATHER_WORK, dense_rows
+from pyro_mmvae.handlers.observe import dense_rows
 from pyro_mmvae.masks import Data, ObsMask
 from pyro_mmvae.nn import FromCallable
 from pyro_mmvae.objectives import Context, Objective, Table
-from pyro_mmvae.objectives.gates import Holder
+from pyro_mmvae.objectives.gates import Holder, call_swapped
 from pyro_mmvae.objectives.passes import Programs
 from pyro_mmvae.stories import ObservedModel, Story
 from pyro_mmvae.training.step import loss_and_grads, rows_stood_for
@@ -30,6 +29,10 @@ __all__ = ["TracedLoss", "chosen_loss", "traceable"]
 
 #: Steps below which a recording does not pay for itself.
 FEW_STEPS = 200
+
+#: Multiply-adds per step that leaving rows out must save to outweigh a recording: what some milliseconds of Python
+#: bookkeeping are worth, forward and backward.
+RECORD_WORK = 40_000_000
 
 #: Graphs kept; a run whose batches need more goes on without recording.
 MOST_GRAPHS = 16
@@ -51,8 +54,8 @@ def traceable(vae: Any, *, trusted: bool = False) -> str | None:
         return "the guide does not answer masks with leading dimensions, or unobserved values are drawn"
     if any(term.detach for term in objective.terms.terms):
         return "terms have gates"
-    if getattr(objective, "gradient", "path") != "path":
-        return "the gradient estimator is not 'path'"
+    if getattr(objective, "gradient", "path") not in ("path", "stl"):
+        return "the gradient estimator sets hooks"
     for module in vae.modules():
         if not trusted and not type(module).__module__.startswith(("torch.nn.", "pyro_mmvae.")):
             return f"{type(module).__name__} is no module of torch or of the library"
@@ -145,12 +148,14 @@ class TracedLoss:
         sites = self.vae.model.door.outline(given).modalities
         possible, _ = self._possible(programs)
         scored = table.scored.sum((0, 1)).tolist()
+        work = 0
         for i, m in enumerate(programs.names):
             cost = sites[m].cost
             saved = sum(row[i] for row in possible) * programs.data.size - scored[i]
-            if cost is None or saved * programs.num_particles * cost >= GATHER_WORK:
+            if cost is None:
                 return True
-        return False
+            work += saved * programs.num_particles * cost
+        return work >= RECORD_WORK
 
     def _possible(self, programs: Programs) -> tuple[tuple[tuple[bool, ...], ...], tuple[int, int]]:
         """What each draw may score, and the largest sets: those of a sample that observes everything."""
@@ -184,16 +189,16 @@ class TracedLoss:
     def _record(self, programs: Programs, table: Table, inputs: list[Tensor]) -> _Graph:
         parameters = dict(self.holder.named_parameters())
         leaves = [parameters[n].detach().requires_grad_() for n in self.names]
-        frozen = {n: p.detach() for n, p in parameters.items() if not p.requires_grad}
-        buffer_names = [n for n, _ in self.holder.named_buffers()]
+        frozen = {id(p): p.detach() for p in parameters.values() if not p.requires_grad}
+        own_ids = [id(parameters[n]) for n in self.names]
+        buffer_ids = [id(b) for b in self.holder.buffers()]
         buffers = [b.clone() for b in self.holder.buffers()]
         used: list[int] = []
 
         def step(leaves: list[Tensor], buffers: list[Tensor], tensors: list[Tensor], scale: Tensor) -> list[Tensor]:
             own, rows = _rebuilt(programs, table, tensors)
-            swapped = frozen | dict(zip(self.names, leaves, strict=True))
-            swapped |= dict(zip(buffer_names, buffers, strict=True))
-            loss = functional_call(self.holder, swapped, (lambda: self.vae.objective.loss_of(own, rows) * scale,))
+            swapped = frozen | dict(zip(own_ids, leaves, strict=True)) | dict(zip(buffer_ids, buffers, strict=True))
+            loss = call_swapped(self.holder, swapped, lambda: self.vae.objective.loss_of(own, rows) * scale)
             found = torch.autograd.grad(loss, leaves, allow_unused=True)
             used[:] = [i for i, g in enumerate(found) if g is not None]
             return _in_own_memory([loss.detach(), *(g for g in found if g is not None)])
