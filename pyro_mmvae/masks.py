@@ -52,6 +52,7 @@ class ObsMask(dict[str, Tensor]):
     :ivar rows: modality -> bool Tensor ``(*batch,)``, any feature observed.
     :ivar private: an :class:`ObsMask`, or None for "the same".
     :ivar largest: an upper bound of the number of observed modalities in any row, if known on the host.
+    :ivar needed: whether rows that observe nothing are used.
     :ivar owners: for every leading row, the only modality that it can observe, if known on the host.
     :ivar host: bool ``(B, M)``, whole modalities on the host, in the order of the masks, if known there.
     :ivar index: modality -> indices of observed rows, made on the host when the batch was cut, or absent.
@@ -61,6 +62,7 @@ class ObsMask(dict[str, Tensor]):
     private: ObsMask | None
     index: dict[str, Tensor]
     largest: int | None
+    needed: bool
     owners: tuple[str, ...] | None
     host: Tensor | None
 
@@ -71,6 +73,7 @@ class ObsMask(dict[str, Tensor]):
         self.private = None
         self.index = {}
         self.largest = None
+        self.needed = True
         self.owners = None
         self.host = None
 

@@ -65,7 +65,7 @@ class Lazy(TorchDistribution):
         self._support, self.has_rsample = support, has_rsample
         self._cache: list[TorchDistribution] = []  # shared with expanded copies: the network runs once
         batch = broadcast(*(x.shape[: x.dim() - input_event_dim] for x in inputs))
-        super().__init__(batch, torch.Size(event_shape), validate_args=False)
+        super().__init__(torch.Size(batch), torch.Size(event_shape), validate_args=False)
 
     @property
     def support(self) -> Constraint:  # type: ignore[override]

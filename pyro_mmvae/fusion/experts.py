@@ -30,18 +30,20 @@ class Experts:
         rules that work on features alone.
     :ivar features: what the fusion rule's own networks made of the data, or None.
     :ivar largest: an upper bound of the number of experts used in any row, if known on the host.
+    :ivar needed: whether rows that observe nothing are used: the prior is then their posterior; else anything finite.
     """
 
     names: tuple[str, ...]
     dists: tuple[Any, ...]
     features: Any = None
     largest: int | None = None
+    needed: bool = True
 
     def detach(self) -> Experts:
         """The same experts, cut from the graph of their encoders."""
         dists = tuple(map_params(q, lambda p, constraint, k: p.detach()) for q in self.dists)
         features = self.features.detach() if isinstance(self.features, Tensor) else self.features
-        return Experts(self.names, dists, features, self.largest)
+        return Experts(self.names, dists, features, self.largest, self.needed)
 
     def only(self, members: Sequence[int]) -> Experts:
         """
@@ -50,7 +52,7 @@ class Experts:
         Semantically equivalent to the same experts under masks that are False elsewhere; ``loc`` and ``scale`` have
         shape ``(1, U, B, D)``, or ``(1, B, D)`` for a single row.
         """
-        one = Experts(self.names, self.dists, self.features, largest=1)
+        one = Experts(self.names, self.dists, self.features, largest=1, needed=self.needed)
         for name in ("loc", "scale"):
             rows = getattr(self, name)[list(members)]
             one.__dict__[name] = rows if len(members) == 1 else rows.unsqueeze(0)

@@ -73,9 +73,9 @@ class Flow(Fusion):
         return self.rule.modalities
 
     @property
-    def neutral(self) -> bool:
-        """As the rule: whether draws where nothing is inferred add nothing to a term."""
-        return bool(getattr(self.rule, "neutral", False))
+    def counts(self) -> str | None:
+        """As the rule: where the densities of draws count in a term."""
+        return getattr(self.rule, "counts", None)
 
     def options(self) -> Mapping[str, Any]:
         """The rule with its options, and the names of the transforms, which the parameters alone do not make."""

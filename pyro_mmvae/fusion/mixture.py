@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_mmvae.distributions import Mixture as MixtureDistribution
 from pyro_mmvae.distributions import unwrap
+from pyro_mmvae.distributions.shapes import broadcast
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import stacked, uniform_log_weights, with_prior
 from pyro_mmvae.fusion.product import PriorExpert, Product
@@ -51,13 +52,16 @@ class Mixture(Fusion):
         return {"prior_weight": self.prior_weight} if self.prior_weight else {}
 
     def forward(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
+        if len(mask) == 1 and not self.prior_weight:
+            return self.component(prior, experts, mask)
         like = mask.unsqueeze(-1)
         loc, scale = stacked(experts.loc, like), stacked(experts.scale, like)
         weights = uniform_log_weights(mask, experts.loc.dtype)
         if self.prior_weight:
             loc, scale, weights = self._with_prior(prior, experts, loc, scale, mask)
-        components = experts.family()(loc, scale).to_event(1).expand(weights.shape)
-        return with_prior(prior, MixtureDistribution(components, weights), mask.any(0))
+        components = experts.family()(loc, scale).to_event(1)
+        components = components.expand(broadcast(components.batch_shape, weights.shape))
+        return with_prior(prior, MixtureDistribution(components, weights.expand(components.batch_shape)), mask.any(0))
 
     def _with_prior(
         self, prior: Any, experts: Experts, loc: Tensor, scale: Tensor, mask: Tensor
@@ -70,9 +74,9 @@ class Mixture(Fusion):
                 f"Mixture(prior_weight={self.prior_weight}): the prior is {type(base).__name__}, the experts are "
                 f"{experts.family().__name__}. Fix: a prior of their family."
             )
-        loc = torch.cat([loc, base.loc.expand(loc.shape[1:])[None]])
-        scale = torch.cat([scale, base.scale.expand(scale.shape[1:])[None]])
+        loc, scale = _beside(loc, base.loc), _beside(scale, base.scale)
         weights = torch.cat([mask.to(loc.dtype), torch.full_like(mask[:1], self.prior_weight, dtype=loc.dtype)])
+        weights = weights.reshape(len(weights), *(1,) * _extra(prior, mask), *mask.shape[1:])
         return loc, scale, (weights / weights.sum(0)).log()
 
     def component(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
@@ -81,7 +85,21 @@ class Mixture(Fusion):
         none = (~mask.any(0)).unsqueeze(-1).to(weights.dtype)
         loc = (weights * stacked(experts.loc, weights)).sum(0)
         scale = (weights * stacked(experts.scale, weights)).sum(0) + none
+        if not experts.needed:
+            return experts.family()(loc, scale).to_event(1)
         return with_prior(prior, experts.family()(loc, scale).to_event(1), mask.any(0))
+
+
+def _extra(prior: Any, mask: Tensor) -> int:
+    """Batch dimensions that the prior has to the left of the mask's."""
+    return max(len(prior.batch_shape) - (mask.dim() - 1), 0)
+
+
+def _beside(experts: Tensor, prior: Tensor) -> Tensor:  # (M, *batch, D), (*more, D) -> (M + 1, *batch, D)
+    """The prior's parameter stacked below the experts'."""
+    shape = broadcast(experts.shape[1:], prior.shape)
+    aligned = experts.reshape(len(experts), *(1,) * (len(shape) - experts.dim() + 1), *experts.shape[1:])
+    return torch.cat([aligned.expand(len(experts), *shape), prior.expand(shape)[None]])
 
 
 class MixtureOfProducts(Fusion):
@@ -108,10 +126,12 @@ class MixtureOfProducts(Fusion):
 
     def forward(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
         table = powerset(len(mask)) if self.subsets is None else self.subsets
-        table = table.to(mask.device).t().reshape(len(mask), -1, *(1,) * (mask.dim() - 1))
-        contained = (mask.unsqueeze(1) | ~table).all(0)  # (S, *batch)
-        products, _ = self.product.pooled(prior, experts, table.expand(-1, -1, *mask.shape[1:]) & contained)
-        weights = uniform_log_weights(contained, experts.loc.dtype)
+        # a prior may have draws of its own to the left of the rows: the subsets come before them
+        shown = mask.reshape(len(mask), *(1,) * _extra(prior, mask), *mask.shape[1:])
+        table = table.to(mask.device).t().reshape(len(mask), -1, *(1,) * (shown.dim() - 1))
+        contained = (shown.unsqueeze(1) | ~table).all(0)  # (S, *batch)
+        products, _ = self.product.pooled(prior, experts, table.expand(-1, -1, *shown.shape[1:]) & contained)
+        weights = uniform_log_weights(contained, experts.loc.dtype).expand(products.batch_shape)
         return with_prior(prior, MixtureDistribution(products, weights), contained.any(0))
 
     def component(self, prior: Any, experts: Experts, mask: Tensor) -> Any:

@@ -73,8 +73,14 @@ def gaussian_prior(prior: Any) -> tuple[Tensor, Tensor, bool]:
 
 
 def with_prior(prior: Any, posterior: Any, any_observed: Tensor) -> Any:
-    """``posterior`` where something is observed, the prior itself elsewhere."""
-    return Where(any_observed, posterior, prior)
+    """``posterior`` where something is observed, the prior itself elsewhere; of one family, by its parameters."""
+    own, other = unwrap(posterior), unwrap(prior)
+    kind = next((k for k in (dist.Normal, dist.Laplace) if isinstance(own, k) and isinstance(other, k)), None)
+    if kind is None or len(posterior.event_shape) != 1 or own.batch_shape[-1:] != other.batch_shape[-1:]:
+        return Where(any_observed, posterior, prior)
+    chosen = any_observed.unsqueeze(-1)
+    loc, scale = torch.where(chosen, own.loc, other.loc), torch.where(chosen, own.scale, other.scale)
+    return kind(loc, scale).to_event(1)
 
 
 def uniform_log_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:  # shape: (E, *batch)

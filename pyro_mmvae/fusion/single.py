@@ -21,8 +21,8 @@ class Single(Fusion):
     The expert itself where its modality is observed, the story's prior elsewhere; any family.
 
     With an auxiliary prior r [1] the terms of an objective draw from r in place of the story's prior. Such draws are
-    *neutral*: they add neither log p(w) nor log r(w), unless ``counted``: then log p(w) - log r(w), which makes a bound
-    of the story's own likelihood.
+    *neutral*: they add neither log p(w) nor log r(w), unless ``counted``: then log p(w) - log r(w) where their modality
+    is observed, which makes a bound of the story's own likelihood.
 
     :param auxiliary: module whose call returns r.
     :param counted: see above.
@@ -51,9 +51,11 @@ class Single(Fusion):
         return {} if self.auxiliary is None else {"counted": self.counted, "predict": self.predict}
 
     @property
-    def neutral(self) -> bool:
-        """Whether draws where nothing is inferred add nothing to a term."""
-        return self.auxiliary is not None and not self.counted
+    def counts(self) -> Literal["observed", "inferred"] | None:
+        """Where the densities of draws count in a term, if not everywhere."""
+        if self.auxiliary is None:
+            return None
+        return "observed" if self.counted else "inferred"
 
     def forward(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
         return self._or(prior, experts, mask, self.predict == "auxiliary")

@@ -50,7 +50,9 @@ class GeneralizedProduct(Fusion):
         require_normal("GeneralizedProduct", experts)
         shape = self.logits.shape[:1] + (1,) * (mask.dim() - 1) + self.logits.shape[1:]
         if not self.normalize:
-            return _pooled(prior, experts, self.logits.reshape(shape).clamp(1e-6, 1.0) * mask.unsqueeze(-1), mask)
+            free = self.logits.reshape(shape)
+            projected = free + (free.clamp(1e-6, 1.0) - free).detach()  # the gradient brings back what lies outside
+            return _pooled(prior, experts, projected * mask.unsqueeze(-1), mask)
         logits = self.logits.reshape(shape).masked_fill(~mask.unsqueeze(-1), -torch.inf)
         none = ~mask.any(0)
         logits = torch.where(none.unsqueeze(-1), 0.0, logits)

@@ -294,10 +294,11 @@ class FuseMessenger(Messenger):
             masks = masks if masks.private is None else masks.private
             msg["infer"] = {**msg["infer"], "private_to": self.private[name]}  # type: ignore[typeddict-unknown-key]
         own = self.experts[name]
-        own.largest = masks.largest
+        own.largest, own.needed = masks.largest, masks.needed
         rule = self.rules[name]
-        if getattr(rule, "neutral", False) and components_wanted():
-            msg["infer"] = {**msg["infer"], "neutral": True}  # type: ignore[typeddict-unknown-key]
+        counts = getattr(rule, "counts", None)
+        if counts is not None and components_wanted():
+            msg["infer"] = {**msg["infer"], "counts": counts}  # type: ignore[typeddict-unknown-key]
         mask = torch.stack([masks.rows[m] for m in own.names])  # shape: (M, *batch)
         single = rule.takes_single_rows and mask.dim() <= 3
         if masks.owners is not None and single and set(masks.owners) <= set(own.names):

@@ -119,12 +119,14 @@ def _over_draws(fn: TorchDistribution, draws: int, batch: Batch, site: str) -> M
             "available. Fix: predict(..., target=(), return_latents=True) for draws."
         )
     flat = fn.expand((draws, 1, batch.size))
-    components = map_params(flat, lambda p, constraint, k: _full(p, (draws, 1, batch.size), k)[:, 0])
+    components = map_params(flat, lambda p, constraint, k: _rows(p, (draws, 1, batch.size), k))
     return Mixture(components, components.sample().new_full((draws, 1), -math.log(draws)))
 
 
-def _full(p: Tensor, shape: tuple[int, ...], event_dim: int) -> Tensor:
-    return p.expand(shape + p.shape[p.dim() - event_dim :])
+def _rows(p: Tensor, shape: tuple[int, int, int], event_dim: int) -> Tensor:  # shape: (*lead, N, B, *event)
+    """A parameter ``(*lead, N, 1, B, *event)`` without the middle dimension; a mixture's components lead."""
+    lead = p.shape[: max(p.dim() - event_dim - len(shape), 0)]
+    return p.expand(lead + shape + p.shape[p.dim() - event_dim :]).select(len(lead) + 1, 0)
 
 
 def _on(device: torch.device, fn: Any) -> Any:

@@ -72,7 +72,7 @@ class CRMVAE(Configurable, MultimodalVAE):
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
         guide = Product(model, {"z": encoders}, prior_expert="never")
         own, annealed = factors(model, rescale), Annealed(beta, warmup)
-        half = {m: 0.5 * (own[m] if isinstance(own, Mapping) else own) for m in model.modalities}
+        half = {m: 0.5 * (own.get(m, 1.0) if isinstance(own, Mapping) else own) for m in model.modalities}
 
         def share(context: Context) -> Tensor:  # shape: (B,)
             return 1 / (context.count + 1)

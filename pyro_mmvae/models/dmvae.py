@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mmvae.fusion import Fusion, GeneralizedProduct, Product
 from pyro_mmvae.models.parts import Networks, Prior, Rescale, chosen, each_beta, factors, guide_of, model_of, prior_of
 from pyro_mmvae.nn import Configurable
-from pyro_mmvae.objectives import ELBO, Context, Each, Nothing, Observed, Term, Terms
+from pyro_mmvae.objectives import ELBO, Annealed, Context, Each, Nothing, Observed, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE
 
 __all__ = ["DMVAE"]
@@ -87,6 +87,8 @@ class DMVAE(Configurable, MultimodalVAE):
         rescale: Rescale = None,
     ) -> None:
         chosen(counting=(counting, ("paper", "multivae")), fusion=(fusion, ("product", "generalized")))
+        if unimodal_prior_expert and fusion == "generalized":
+            raise ValueError("unimodal_prior_expert: only for fusion='product': the other rule has no prior expert.")
         betas = each_beta(beta, warmup, private_encoders, beta_private)
         prior = prior_of(prior, latent_dim, learn_prior)
         private: dict[str, Any] = {"private_encoders": private_encoders, "private_dims": private_dims}
@@ -94,16 +96,13 @@ class DMVAE(Configurable, MultimodalVAE):
         product = Product(prior_expert="always" if unimodal_prior_expert else "several")
         rule: Fusion = product if fusion == "product" else GeneralizedProduct(len(encoders), latent_dim)
         guide = guide_of(model, encoders, rule, private_encoders)
-        shared = betas[""]
-
-        def times_observed(context: Context) -> Tensor:  # shape: (B,)
-            return shared(context) * context.count
+        often = Annealed(beta, warmup, times=lambda context: context.count)
 
         def weight(context: Context) -> Tensor:  # shape: (B,)
             return 1 / (context.count + 1)
 
         own: dict[str, Any] = {
-            "beta": {**betas, "": times_observed} if counting == "paper" else betas,
+            "beta": {**betas, "": often} if counting == "paper" else betas,
             "rescale": factors(model, rescale),
             "weight": weight if normalize_rows else 1.0,
         }

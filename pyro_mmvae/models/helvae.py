@@ -48,7 +48,7 @@ class HELVAE(Configurable, MultimodalVAE):
     :param latent_dim: size of z.
     :param form: "moment" (the paper's Gaussian), or "mixture" (exact).
     :param bc: overlap of two experts, per latent dimension ("dim") or of all dimensions at once ("joint").
-    :param weights: the experts' weights; None: all equal.
+    :param weights: the experts' weights, in the decoders' order; None: all equal.
     :param beta: weight of the KL divergence.
     :param warmup: training steps over which beta rises linearly from 0.
     :param prior: p(z): "normal", "laplace", or a module that returns it.

@@ -15,12 +15,11 @@ from pyro_mmvae.models.parts import (
     Networks,
     Prior,
     Rescale,
-    chosen,
-    default_set_encoder,
     factors,
     model_of,
     nonnegative,
     prior_of,
+    set_encoder_of,
 )
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import ELBO, Annealed, Bernoulli, Complement, Observed, Term, Terms
@@ -41,7 +40,7 @@ class MaskedVAE(Configurable, MultimodalVAE):
     .. math:: \mathcal{L} = E_{q(z \mid x_S)} \log p(x_S \mid z) - \beta \, \mathrm{KL}(q(z \mid x_S) \,\|\, p)
         + E_{q(z \mid x_O)} \log p(x_{O \setminus S} \mid z) - \beta \, \mathrm{KL}(q(z \mid x_O) \,\|\, q(z \mid x_S))
 
-    Estimator: one draw given S, one given O, two decodes of each observed modality at most, whatever M. The first line
+    Estimator: one draw given S, one given O, one decode of each observed modality, whatever M. The first line
     bounds log p(x_S), the second :math:`\log p(x_{O \setminus S} \mid x_S)` where q(z | x_S) is exact: their sum is not
     always below log p(x_O), but its gap closes with the family. Missing data: S is drawn inside O.
 
@@ -54,7 +53,7 @@ class MaskedVAE(Configurable, MultimodalVAE):
         torch.Size([3, 2])
 
     :param encoders: modality -> module whose call returns an expert, whose location and scale are the modality's
-        features; None: MLPs.
+        features (networks run on all rows, missing ones filled: LayerNorm in place of BatchNorm); None: MLPs.
     :param decoders: modality -> module from z to a Distribution over the modality.
     :param latent_dim: size of z.
     :param pooling: "sum", "attention", or a module with ``features`` and ``head`` (:class:`pyro_mmvae.fusion.Pooled`).
@@ -87,10 +86,8 @@ class MaskedVAE(Configurable, MultimodalVAE):
     ) -> None:
         nonnegative(beta=beta)
         model = model_of({}, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior), every=False)
-        if not isinstance(pooling, nn.Module):
-            chosen(pooling=(pooling, ("sum", "attention")))
-            pooling = default_set_encoder(model, decoders, latent_dim, pooling, num_components, encoders)
-        guide = Fused(model, {"z": {}}, fusion={"z": Pooled(pooling)})
+        pool = set_encoder_of(model, encoders, decoders, latent_dim, pooling, num_components)
+        guide = Fused(model, {"z": {}}, fusion={"z": Pooled(pool)})
         subset = Bernoulli()
         own: dict[str, Any] = {"beta": Annealed(beta, warmup), "rescale": factors(model, rescale)}
         terms = [Term(subset, None, **own), Term(Observed(), Complement(subset), prior=subset, empty=True, **own)]

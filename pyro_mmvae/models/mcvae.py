@@ -6,6 +6,7 @@ Layer: models.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -50,7 +51,7 @@ class MCVAE(Configurable, MultimodalVAE):
     :param decoders: modality -> module from z to a Distribution over the modality; the paper's are linear.
     :param latent_dim: size of z.
     :param sparse: the log-uniform prior.
-    :param sources: the channels that are encoded; None: all.
+    :param sources: the channels that are encoded; None: all. Other encoders are not used.
     :param targets: the channels that are explained; None: all.
     :param weights: "sample" (above), or "multi_task": batch statistics as weights, B / (\|J_m\| N_cm) for channel m
         explained from c, with N_cm samples that show both and \|J_m\| channels that m is explained from.
@@ -83,11 +84,11 @@ class MCVAE(Configurable, MultimodalVAE):
         nonnegative(beta=beta)
         chosen(weights=(weights, ("sample", "multi_task")))
         own = LogUniformPrior(latent_dim) if sparse else prior_of(prior, latent_dim, learn=False)
-        share_rates(encoders.values())
-        model = model_of(encoders, decoders, latent_dim, prior=own)
-        guide = Fused(model, {"z": encoders}, fusion=Mixture())
-        names = model.modalities
-        channels = names if sources is None else tuple(sources)
+        used = encoders if sources is None else {c: encoders[c] for c in sources}
+        share_rates(used.values())
+        model = model_of(used, decoders, latent_dim, prior=own, every=sources is None)
+        guide = Fused(model, {"z": used}, fusion=Mixture())
+        names, channels = model.modalities, tuple(m for m in model.modalities if m in used)
         target = Only(names if targets is None else tuple(targets))
         annealed, lambdas = Annealed(beta, warmup), factors(model, rescale)
         if weights == "sample":
@@ -112,8 +113,7 @@ def _multi_task(channel: str, channels: Sequence[str], target: Only, beta: Annea
         return (share * torch.tensor(given, dtype=torch.float64, device="cpu")).unsqueeze(0)
 
     def divergence(context: Context) -> Tensor:  # shape: ()
-        shown = context.observed[:, [context.names.index(c) for c in channels]].sum(0)
-        mine = shown[channels.index(channel)].clamp(min=1)
-        return beta(context) * len(context.observed) / ((shown > 0).sum() * mine)
+        shown = context.observed[:, [context.names.index(c) for c in channels]].double().sum(0)
+        return len(context.observed) / ((shown > 0).sum() * shown[channels.index(channel)]).clamp(min=1)
 
-    return Term(Only((channel,)), target, beta=divergence, rescale=explain)
+    return Term(Only((channel,)), target, beta=replace(beta, times=divergence), rescale=explain)

@@ -50,8 +50,8 @@ class MMVAEPlus(Configurable, MultimodalVAE):
     :param latent_dim: size of z.
     :param private_encoders: modality -> encoder of its private latent.
     :param private_dims: modality -> size of its private latent.
-    :param auxiliary: r: "learned" (the paper), "prior", or "posterior": w_n ~ q(w_n | x_n) in every row (the factorized
-        form of the published code).
+    :param auxiliary: r: "learned" (the paper), "prior", or "posterior": w_n ~ q(w_n | x_n) in every row, with its
+        density counted (the published factorized form leaves it out, and is no bound).
     :param auxiliary_kl: count log p(w) - log r(w) of the noise.
     :param predict: what verbs draw a missing modality's private latent from: "prior", or "auxiliary".
     :param num_particles: K (the published runs: 1; multivae: 10).
@@ -61,7 +61,8 @@ class MMVAEPlus(Configurable, MultimodalVAE):
     :param warmup: training steps over which beta rises linearly from 0.
     :param prior: p(z): "laplace", "normal", or a module that returns it.
     :param learn_prior: whether the named prior has parameters.
-    :param private_prior: family of p(w) and r: "laplace" or "normal", with unit and with learned scale.
+    :param private_prior: family of p(w) and r: "laplace" or "normal", with unit and with learned scale; those of a
+        Laplace r have mean 1, so that of a single dimension is fixed.
     :param rescale: likelihood factors inside the weights: None, "dimensions", or modality -> factor.
 
     [1] *MMVAE+: Enhancing the Generative Quality of Multimodal VAEs without Compromises*, Palumbo, Daunhawer and Vogt,

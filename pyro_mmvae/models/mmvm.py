@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from pyro_mmvae.fusion import Mixture
@@ -49,7 +48,8 @@ class MMVM(Configurable, MultimodalVAE):
     :param encoders: modality -> module whose call returns a Normal over z.
     :param decoders: modality -> module from z to a Distribution over the modality.
     :param latent_dim: size of z.
-    :param divergence: "mixture" (the paper), or "pairwise" (the published code).
+    :param divergence: "pairwise" (the published code), or "mixture" (the paper's equation). A KL to a mixture of which
+        q_m is a part is at most log \|O\| nats: experts that lie apart are then hardly drawn together.
     :param prior_weight: weight of p(z) in h, where an expert has weight 1.
     :param alpha: share of the KL to p(z), in [0, 1].
     :param alpha_steps: training steps over which alpha falls linearly from 1 to its value.
@@ -68,7 +68,7 @@ class MMVM(Configurable, MultimodalVAE):
         decoders: Networks,
         *,
         latent_dim: int,
-        divergence: Literal["mixture", "pairwise"] = "mixture",
+        divergence: Literal["mixture", "pairwise"] = "pairwise",
         prior_weight: float = 0.0,
         alpha: float = 0.0,
         alpha_steps: int = 0,
@@ -85,19 +85,16 @@ class MMVM(Configurable, MultimodalVAE):
             raise ValueError("prior_weight: only with divergence='mixture'. Fix: alpha > 0.")
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
         guide = Fused(model, {"z": encoders}, fusion=Mixture())
-        tied = Annealed(1 - alpha, alpha_steps)
+        tied = Annealed(beta * (1 - alpha), alpha_steps, times=lambda context: (context.count > 1).double())
 
-        def to_prior(context: Context) -> Tensor:  # shape: (B,)
-            return torch.where(context.count == 1, beta, beta * (1 - tied(context)))
-
-        def to_mixture(context: Context) -> Tensor:  # shape: (B,)
-            return torch.where(context.count == 1, 0.0, beta * tied(context))
+        def to_prior(context: Context) -> Tensor | float:  # shape: (B,)
+            return beta - tied(context)
 
         terms = [Term(Each(), None, beta=to_prior, rescale=factors(model, rescale))]
         if divergence == "mixture":
             mixture = PosteriorOf(Refused(guide, Mixture(prior_weight=prior_weight)))
-            terms.append(Term(Each(), Nothing(), prior=mixture, beta=to_mixture))
+            terms.append(Term(Each(), Nothing(), prior=mixture, beta=tied))
         else:
-            share: dict[str, Any] = {"beta": to_mixture, "weight": lambda context: 1 / context.count}
+            share: dict[str, Any] = {"beta": tied, "weight": lambda context: 1 / context.count}
             terms += [Term(Each(), Nothing(), prior=Only((m,)), **share) for m in model.modalities]
         super().__init__(model, guide, ELBO(Terms(terms)))

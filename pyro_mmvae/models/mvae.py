@@ -86,6 +86,8 @@ class MVAE(Configurable, MultimodalVAE):
     ) -> None:
         nonnegative(beta=beta)
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
+        if fusion is not None and prior_expert is not True:
+            raise ValueError("prior_expert: only for the product. Fix: leave out prior_expert or fusion.")
         if isinstance(prior_expert, bool):
             prior_expert = "always" if prior_expert else "never"
         guide = Fused(model, {"z": encoders}, fusion=Product(prior_expert=prior_expert) if fusion is None else fusion)

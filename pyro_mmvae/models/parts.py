@@ -27,13 +27,13 @@ __all__ = [
     "Rescale",
     "chosen",
     "default_joint_encoder",
-    "default_set_encoder",
     "each_beta",
     "factors",
     "guide_of",
     "model_of",
     "nonnegative",
     "prior_of",
+    "set_encoder_of",
 ]
 
 Networks = Mapping[str, nn.Module]
@@ -144,26 +144,40 @@ def default_joint_encoder(model: ObservedModel, decoders: Networks, latent_dim: 
     return JointEncoder(_shapes(model), latent_dim, num_classes=_classes(model, decoders))
 
 
-def default_set_encoder(
+def set_encoder_of(
     model: ObservedModel,
+    encoders: Networks | None,
     decoders: Networks,
     latent_dim: int,
-    pooling: str,
+    pooling: str | nn.Module,
     num_components: int,
-    encoders: Networks | None,
 ) -> nn.Module:
     """
-    Sum-pooling or attention over all modalities.
+    Sum-pooling or attention over all modalities, or the module given.
 
-    :param encoders: what features come from; None: MLPs, class numbers one-hot.
+    :param encoders: what features come from; other modalities have MLPs, class numbers one-hot.
+    :raises ValueError: for options that the module given would not use, or one that lacks a modality.
     """
-    kind: Any = {"sum": SumPoolingEncoder, "attention": AttentionEncoder}[pooling]
-    options: dict[str, Any] = {"num_components": num_components}
-    if encoders is None:
-        return kind(_shapes(model), latent_dim, num_classes=_classes(model, decoders), **options)
+    if isinstance(pooling, nn.Module):
+        lacking = [m for m in model.modalities if m not in getattr(pooling, "modalities", model.modalities)]
+        if encoders is not None or num_components != 1 or lacking:
+            raise ValueError(
+                f"pooling: a module of your own needs encoders=None, num_components=1 and all modalities; {lacking} "
+                "are missing."
+            )
+        return pooling
+    chosen(pooling=(pooling, ("sum", "attention")))
+    own = {} if encoders is None else dict(encoders)
+    _try_out(model, own, latent_dim)
+    classes = {m: c for m, c in _classes(model, decoders).items() if m not in own}
+    kind: Any = SumPoolingEncoder if pooling == "sum" else AttentionEncoder
     width = 256 if pooling == "sum" else 128
-    networks = {m: ExpertFeatures(encoder, latent_dim, width) for m, encoder in encoders.items()}
-    return kind(_shapes(model), latent_dim, networks=networks, features=(width,), **options)
+    networks = {m: ExpertFeatures(encoder, latent_dim, width) for m, encoder in own.items()}
+    features = (width,) if pooling == "sum" else (256, width)
+    options: dict[str, Any] = {"networks": networks} if networks else {}
+    return kind(
+        _shapes(model), latent_dim, features=features, num_classes=classes, num_components=num_components, **options
+    )
 
 
 def _shapes(model: ObservedModel) -> dict[str, tuple[int, ...]]:
@@ -173,9 +187,9 @@ def _shapes(model: ObservedModel) -> dict[str, tuple[int, ...]]:
 def _classes(model: ObservedModel, decoders: Networks) -> dict[str, int]:
     """How many classes a modality of class numbers has."""
     supports = {m: base_support(site.support) for m, site in model.door.outline().modalities.items()}
-    classes: dict[str, Any] = {m: getattr(getattr(d, "likelihood", None), "num_classes", None) for m, d in decoders.items()}
     numbers = [m for m, support in supports.items() if support.is_discrete and support is not one_hot]
-    return {m: classes[m] for m in numbers if classes[m] is not None}
+    classes: Any = {m: getattr(getattr(decoders[m], "likelihood", None), "num_classes", None) for m in numbers}
+    return {m: count for m, count in classes.items() if count is not None}
 
 
 def factors(model: ObservedModel, rescale: Rescale) -> Mapping[str, float] | float:

@@ -11,7 +11,6 @@ from math import prod
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from pyro_mmvae.nn.config import Configurable
 from pyro_mmvae.nn.encoders import _dtype
@@ -34,7 +33,8 @@ class _Features(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = flatten_event(x, self.event_shape, "JointEncoder")
         if self.num_classes is not None:
-            flat = one_hot(flat.long(), self.num_classes).flatten(-2)
+            classes = torch.arange(self.num_classes, device=flat.device)
+            flat = (flat.long().unsqueeze(-1) == classes).flatten(-2)  # one-hot, in a form that can be recorded
         return self.net(flat.to(_dtype(self)))
 
 

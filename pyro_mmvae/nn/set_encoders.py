@@ -15,7 +15,6 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from pyro_mmvae.distributions import Mixture, unwrap
 from pyro_mmvae.nn.config import Configurable
@@ -46,7 +45,8 @@ class _Features(nn.Module):
         flat = flatten_event(x, self.event_shape, "set encoder")
         seen = flatten_event(mask, self.event_shape, "set encoder") if self.mask else None
         if self.num_classes is not None:
-            classes = one_hot(flat.long(), self.num_classes).to(_dtype(self))
+            every = torch.arange(self.num_classes, device=flat.device)
+            classes = (flat.long().unsqueeze(-1) == every).to(_dtype(self))  # one-hot, in a form that can be recorded
             classes = classes if seen is None else _masked(classes, seen.unsqueeze(-1))[0]
             return self.net(classes.flatten(-2))
         flat = flat.to(_dtype(self))

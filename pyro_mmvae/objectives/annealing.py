@@ -6,8 +6,11 @@ Layer: objectives.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 from pyro_mmvae.objectives.subsets import Context
 
@@ -34,11 +37,13 @@ class Annealed:
     :param value: the weight at the end.
     :param steps: T; 0 means no annealing.
     :param shape: "linear", "cosine" or "cyclical".
+    :param times: a further factor, per sample: a function of the :class:`Context` that gives ``(B,)``.
     """
 
     value: float = 1.0
     steps: int = 0
     shape: Literal["linear", "cosine", "cyclical"] = "linear"
+    times: Callable[[Context], Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -55,5 +60,6 @@ class Annealed:
         share = min(1.0, (step + 1) / self.steps)
         return self.value * (share if self.shape == "linear" else 0.5 * (1 - math.cos(math.pi * share)))
 
-    def __call__(self, context: Context) -> float:
-        return self.at(context.step)
+    def __call__(self, context: Context) -> Tensor | float:  # shape: (B,)
+        now = self.at(context.step)
+        return now if self.times is None else now * self.times(context)

@@ -54,8 +54,8 @@ class Alias:
                 continue
             own = beta.get(site, beta[""]).to(share)
             scaled = 1 - own * (1 - share)
-            if site in done.inferred:
-                scaled = torch.where(done.inferred[site], scaled, 1.0)
+            if site in done.counted:
+                scaled = torch.where(done.counted[site], scaled, 1.0)
             factor = _layout(scaled, second, len(done.guide.fns[site].event_shape), nesting)
             second.register_hook(lambda g, factor=factor: g * factor)
 

@@ -94,7 +94,8 @@ def _cross_densities(
     drawn = {s: at_draws(z, done.guide.fns[s], position, programs.nesting) for s, z in values.items()}
     structure = table.structure
     owners = None if structure.owners[0] is None else structure.owners[0] * count
-    masks = programs.masks(table.source.repeat(count, 1, 1), largest=structure.largest[0], owners=owners)
+    rows = table.source.repeat(count, 1, 1)
+    masks = programs.masks(rows, largest=structure.largest[0], owners=owners, needed=structure.empty)
     if stop_q and experts is not None:
         experts = {site: e.detach() for site, e in experts.items()}
 

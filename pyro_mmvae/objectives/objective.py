@@ -13,6 +13,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
 
+from pyro_mmvae.handlers.registration import Registered
 from pyro_mmvae.objectives.passes import Programs
 from pyro_mmvae.objectives.prepare import prepare
 from pyro_mmvae.objectives.subsets import Context
@@ -50,6 +51,7 @@ class Objective(PyroELBO, nn.Module):
         PyroELBO.__init__(self, num_particles=num_particles, vectorize_particles=True)
         self.terms = Terms([Term()]) if terms is None else terms
         self.parts = nn.ModuleList(self.terms.modules())
+        self.registered = Registered("objective")
         self.register_buffer("_step", torch.zeros((), dtype=torch.long))
         self._clock = 0
 
@@ -127,6 +129,7 @@ class Objective(PyroELBO, nn.Module):
             register = getattr(program, "register", None)
             if register is not None:
                 register()
+        self.registered(self.parts)
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()

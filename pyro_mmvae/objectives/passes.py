@@ -34,7 +34,8 @@ class Sites:
     :ivar log_prob: latent site (or factor) -> log-density.
     :ivar log_lik: modality -> scored log-likelihood, times the story's own scale.
     :ivar private_to: private latent site -> its modality.
-    :ivar neutral: private latent sites that add nothing where they are not inferred, whatever they are drawn from.
+    :ivar counts: private latent sites whose densities count only where they are "inferred", or where their modality is
+        "observed", whatever they are drawn from elsewhere.
     :ivar outside: log-density of the sites outside the plate ``data``, single.
     :ivar scale: of the plate ``data``.
     """
@@ -46,7 +47,7 @@ class Sites:
     factors: dict[str, Tensor] = field(default_factory=dict)
     outside: dict[str, Tensor] = field(default_factory=dict)
     private_to: dict[str, str] = field(default_factory=dict)
-    neutral: set[str] = field(default_factory=set)
+    counts: dict[str, str] = field(default_factory=dict)
     scale: float = 1.0
 
 
@@ -99,8 +100,8 @@ def sites_of(trace: Trace, nesting: int) -> Sites:
             out.fns[name], out.values[name], out.log_prob[name] = site["fn"], site["value"], score
             if "private_to" in site["infer"]:
                 out.private_to[name] = site["infer"]["private_to"]
-            if site["infer"].get("neutral"):
-                out.neutral.add(name)
+            if "counts" in site["infer"]:
+                out.counts[name] = site["infer"]["counts"]
     return out
 
 
@@ -144,15 +145,20 @@ class Programs:
         *,
         largest: int | None = None,
         owners: tuple[str, ...] | None = None,
+        needed: bool = True,
     ) -> ObsMask:
-        """``rows`` as masks in inside form, ``(B,)`` if U is 1, else ``(U, 1, ..., 1, B)``."""
+        """
+        ``rows`` as masks in inside form, ``(B,)`` if U is 1, else ``(U, 1, ..., 1, B)``.
+
+        :param needed: whether rows without anything count.
+        """
         own = self._spread(rows)
         out = ObsMask.of_rows({m: own[i] for i, m in enumerate(self.names)}, self.obs_mask.event_dims)
         for m, mask in self.obs_mask.items():
             k = self.obs_mask.event_dims[m]
             if k and mask.shape[1:] != (1,) * k:
                 out[m] = out[m] & mask
-        out.largest, out.owners = largest, owners
+        out.largest, out.owners, out.needed = largest, owners, needed
         if private is not None:
             out.private = self.masks(private)
         return out

@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_mmvae.distributions import fill_value
+from pyro_mmvae.distributions import fill_value, stand_ins
 from pyro_mmvae.handlers.registration import unregistered
 from pyro_mmvae.masks import Data, batch_size, fill, normalize
 from pyro_mmvae.objectives.passes import Programs
@@ -87,7 +87,7 @@ def _looked_at(
 ) -> tuple[dict[str, tuple[torch.Size, Tensor]], int]:
     """Event shape and an in-support constant of every marked modality; the number of plates."""
     if model not in _SEEN:
-        with torch.random.fork_rng(), torch.no_grad(), poutine.block(), unregistered():
+        with torch.random.fork_rng(), torch.no_grad(), poutine.block(), unregistered(), stand_ins():
             trace = poutine.trace(model).get_trace(data, obs_mask)
         shapes, nesting = {}, 1
         for site in trace.nodes.values():

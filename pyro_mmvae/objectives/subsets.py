@@ -106,6 +106,10 @@ class Only:
     modalities: tuple[str, ...]
     required: bool = field(default=False, repr=False)
 
+    def owners(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The modality, if it is a single one."""
+        return self.modalities if len(self.modalities) == 1 else ()
+
     def __call__(self, context: Context) -> Tensor:  # shape: (1, B, M)
         unknown = set(self.modalities) - set(context.names)
         if unknown:
@@ -139,6 +143,11 @@ class Fixed:
     def count(self, num_modalities: int) -> int:
         """Number of subsets."""
         return len(self.table)
+
+    def owners(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The only modality of each row, if all rows have a single one."""
+        single = all(sum(row) == 1 for row in self.table)
+        return tuple(names[row.index(True)] for row in self.table) if single else ()
 
     def __call__(self, context: Context) -> Tensor:  # shape: (S, B, M)
         return _rows(torch.tensor(self.table, device="cpu"), context)

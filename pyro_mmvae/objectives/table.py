@@ -31,6 +31,7 @@ class Structure:
     :ivar largest: the most modalities in any source, and in any T.
     :ivar owners: for sources and for T, the only modality that each row can hold, or None.
     :ivar programs: of the terms that have a prior of their own, the program it belongs to; None: the guide.
+    :ivar empty: whether a term holds where its source is empty.
     :ivar learned: rows ``start:stop`` of the table with the module of their weights.
     """
 
@@ -43,6 +44,7 @@ class Structure:
     largest: tuple[int, int]
     owners: tuple[tuple[str, ...] | None, tuple[str, ...] | None] = (None, None)
     programs: tuple[nn.Module | None, ...] = ()
+    empty: bool = False
     learned: tuple[tuple[int, int, LearnedWeights], ...] = ()
 
     @property
@@ -93,6 +95,7 @@ class Table:
         prior: Tensor | None,
         owners: tuple[tuple[str, ...] | None, tuple[str, ...] | None] = (None, None),
         programs: Sequence[nn.Module | None] = (),
+        empty: bool = False,
         learned: Sequence[tuple[int, int, LearnedWeights]] = (),
     ) -> Table:
         """A table from its tensors, its structure read off them."""
@@ -108,6 +111,7 @@ class Table:
             largest=(int(source.sum(-1).max()), 0 if prior is None else int(prior.sum(-1).max())),
             owners=owners,
             programs=tuple(programs),
+            empty=empty,
             learned=tuple(learned),
         )
         return cls(structure, source, private, scored, target, weight, beta, rescale, prior)
@@ -139,6 +143,7 @@ class Table:
                 None if prior is None or not own else tuple(prior[i] for i in own),
             ),
             programs=[old.programs[i] for i in own],
+            empty=old.empty,
         )
 
     def weights(self, like: Tensor) -> tuple[Tensor, Tensor | float]:  # shape: (J, B); (B,)

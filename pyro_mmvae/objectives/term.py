@@ -5,6 +5,7 @@ Layer: objectives.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -90,4 +91,6 @@ def _short(value: Any) -> str:
         return "{" + ", ".join(f"{site or 'z'}: {_short(v)}" for site, v in value.items()) + "}"
     if isinstance(value, LearnedWeights):
         return "pi"
-    return "w(O)" if getattr(value, "__name__", "") == "<lambda>" else str(value).removesuffix("()")
+    if inspect.isfunction(value):
+        return "w(O)" if value.__name__ == "<lambda>" else f"{value.__name__}(O)"
+    return str(value).removesuffix("()")

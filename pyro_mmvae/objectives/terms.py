@@ -149,6 +149,7 @@ class _Builder:
                 _owners(self.priors, self.context, sum(map(len, priors))),
             ),
             programs=[_program(b.term) for b in blocks if b.prior is not None for _ in b.prior],
+            empty=any(b.term.empty for b in blocks),
             learned=self.learned,
         )
 
@@ -190,7 +191,7 @@ def _stacked_factors(blocks: list[_Block], context: Context) -> Tensor | None:  
 
 def _repeated(blocks: list[_Block], weight: Tensor) -> Tensor:  # shape: (J, B), bool
     """Rows that an earlier valid row of the same sample repeats: same sets, and terms that agree in all but weight."""
-    kinds = [(b.term.private, b.term.detach, b.term.beta, b.term.rescale) for b in blocks]
+    kinds = [(b.term.private, b.term.detach, b.term.beta, b.term.rescale, _program(b.term)) for b in blocks]
     kind = torch.tensor([kinds.index(k) for b, k in zip(blocks, kinds, strict=True) for _ in b.draws], device="cpu")
     parts = [(b.source, b.target, torch.zeros_like(b.source) if b.prior is None else b.prior) for b in blocks]
     key = torch.cat([torch.cat(part, -1) for part in parts])

@@ -49,7 +49,7 @@ class Run:
     :ivar divergence: latent site -> log q - log p, or the closed-form KL, ``(K or 1, U, B)``.
     :ivar prior_divergence: the same against r, for the terms that have one, ``(K or 1, J', B)``.
     :ivar values: latent site -> the draws at which everything was evaluated, in the programs' own layout.
-    :ivar inferred: neutral site -> the rows ``(U, B)`` where it is inferred; elsewhere its draws have no density.
+    :ivar counted: site with an auxiliary prior -> the rows ``(U, B)`` where its densities count.
     """
 
     guide: Sites
@@ -57,7 +57,7 @@ class Run:
     divergence: dict[str, Tensor] = field(default_factory=dict)
     prior_divergence: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Tensor] = field(default_factory=dict)
-    inferred: dict[str, Tensor] = field(default_factory=dict)
+    counted: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def outside(self) -> Tensor | float:
@@ -78,7 +78,8 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
     structure = table.structure
     gate, count = structure.gates[0], len(structure.gates)
     private = table.private if structure.own_private else None
-    masks = programs.masks(table.source, private, largest=structure.largest[0], owners=structure.owners[0])
+    known: dict[str, Any] = {"largest": structure.largest[0], "owners": structure.owners[0]}
+    masks = programs.masks(table.source, private, needed=structure.empty, **known)
     detached = None if experts is None else {site: e.detach() for site, e in experts.items()}
 
     def sample(values: Mapping[str, Tensor] | None = None, experts: Any = experts) -> Sites:
@@ -105,10 +106,11 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
     analytic = options.analytic and not options.stop_q
     out = Run(guide, model, values=values)
     out.divergence = _divergences(guide, model, analytic and _same_order(guide, model), programs.nesting)
-    for site in guide.neutral:
-        divergence = out.divergence[site]
-        out.inferred[site] = table.private[:, :, programs.names.index(guide.private_to[site])].to(divergence.device)
-        out.divergence[site] = torch.where(out.inferred[site], divergence, 0.0)
+    for site, where in guide.counts.items():
+        divergence, owner = out.divergence[site], guide.private_to[site]
+        inferred = table.private[:, :, programs.names.index(owner)].to(divergence.device)
+        out.counted[site] = inferred if where == "inferred" else programs.obs_mask.rows[owner].expand_as(inferred)
+        out.divergence[site] = torch.where(out.counted[site], divergence, 0.0)
     if table.prior is not None:
         own = detached if "prior" in gate else experts
         out.prior_divergence = _against_priors(programs, table, out, values, analytic, own)
@@ -234,7 +236,8 @@ def _together(programs: Programs, structure: Structure) -> list[list[int]]:
         return [[i] for i in range(len(structure.priors))]
     groups: dict[Any, list[int]] = {}
     for i, program in enumerate(structure.programs):
-        groups.setdefault(program, []).append(i)
+        alone = program is not None and not getattr(program, "vectorized", False)
+        groups.setdefault((program, i if alone else None), []).append(i)
     return list(groups.values())
 
 

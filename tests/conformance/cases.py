@@ -45,6 +45,8 @@ class Case:
     :ivar random: whether the table of terms is drawn once per "batch" or for each "sample".
     :ivar batch_statistics: whether networks mix rows on purpose, which exempts a case from laws on rows.
     :ivar minimum: the least number of modalities.
+    :ivar prepare: sets parameters of the method that no option sets.
+    :ivar clusters: weights, locations and scales of the method's own p(z); none: the problem's prior is an option.
     :ivar skips: law -> reason, from the spec.
     """
 
@@ -61,6 +63,8 @@ class Case:
     random: Literal["batch", "sample"] | None = None
     batch_statistics: bool = False
     minimum: int = 1
+    prepare: Callable[[mm.MultimodalVAE], None] = lambda vae: None
+    clusters: tuple[Component, ...] = ()
     skips: Mapping[str, str] = field(default_factory=dict)
 
     def make(self, num_modalities: int = 3, latent_dim: int = 2, *, per_feature: bool = False) -> Problem:
@@ -84,15 +88,21 @@ class Case:
         """
         encoders, decoders = p.encoders(), p.decoders(lazy=lazy, cost=cost)
         options = {"prior": p.prior(), **_known(self.options, p), **_known(self.library, p), **changed}
+        if self.clusters or options.get("sparse"):
+            del options["prior"]
         if self.method is mm.JMVAE:
             options["joint_encoder"] = p.joint_encoder()
         if p.private:
             own = p.private_encoders()
             options["private_encoders"] = own
             options["private_dims"] = {m: e.offset.shape[0] for m, e in own.items()}
+        if isinstance(options.get("weights"), Mapping):  # by name, "" for the prior: the method takes them in order
+            names = [m for m in ("", *_ordered(decoders, decoder_order)) if m in options["weights"]]
+            options["weights"] = [options["weights"][m] for m in names]
         vae = self.method(
             _ordered(encoders, order), _ordered(decoders, decoder_order), latent_dim=p.latent_dim, **options
         ).double()
+        self.prepare(vae)
         vae.objective.advance(self.steps)
         return vae
 
@@ -103,11 +113,16 @@ class Case:
         value = self.closed_form(p, **_known({**self.options, **self.oracle}, p))
         return value if value.dim() == 2 else value.unsqueeze(0)
 
-    def at_noise(self, p: Problem, eps: Tensor) -> Tensor:  # shape: (B,)
-        """The estimate at given noise."""
+    def at_noise(self, p: Problem, eps: Mapping[str, Tensor]) -> Tensor:  # shape: (B,)
+        """The estimate at given noise of every latent site."""
         if self.estimate is None:
             raise NotImplementedError(f"{self.name} has no estimate by definition.")
-        return self.estimate(p, eps, **_known({**self.options, **self.oracle}, p))
+        chosen = _known({**self.options, **self.oracle}, p)
+        return self.estimate(p, eps if p.private else eps["z"], **chosen)
+
+    def prior_parts(self, p: Problem) -> list[Component]:
+        """p(z): one component, or the clusters."""
+        return list(self.clusters) if self.clusters else [(1.0, *p.model.prior)]
 
     def mixture(self, p: Problem) -> list[list[Component]]:
         """The components of q(z | x_O), per row."""
@@ -117,14 +132,15 @@ class Case:
     @property
     def is_mixture(self) -> bool:
         """Whether q(z | x_O) is a mixture."""
-        return self.posterior in (exact.mixture, exact.mixture_of_products)
+        return self.posterior in exact.MIXTURES
 
 
 def _known(options: Mapping[str, Any], p: Problem) -> dict[str, Any]:
     """Options restricted to the modalities of the problem."""
     out = dict(options)
-    if out.get("rescale") is not None:
-        out["rescale"] = {m: out["rescale"][m] for m in p.modalities}
+    for by_name in ("rescale", "beta_private"):
+        if isinstance(out.get(by_name), Mapping):
+            out[by_name] = {m: out[by_name][m] for m in p.modalities}
     if out.get("subsets") is not None:
         out["subsets"] = [s for s in out["subsets"] if set(s) <= set(p.modalities)]
     return out
@@ -246,3 +262,15 @@ CASES = [
         problem={"stretch": 0.8},
     ),
 ]
+
+from tests.conformance.product_cases import PRODUCT_CASES  # noqa: E402  (its cases are made with Case)
+
+CASES += PRODUCT_CASES
+
+from tests.conformance.mixture_cases import MIXTURE_CASES  # noqa: E402  (as above)
+
+CASES += MIXTURE_CASES
+
+from tests.conformance.masked_cases import MASKED_CASES  # noqa: E402  (as above)
+
+CASES += MASKED_CASES

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.conformance.cases import CASES, Case
+from tests.conformance.placed import noise_of_any_family as noise_of_any_family
 
 SIGNS = {"passed": "✓", "skipped": "-", "failed": "✗"}
 
@@ -37,6 +38,11 @@ def exempt(request: pytest.FixtureRequest) -> None:
     request.node.user_properties += [("law", law), ("case", case.name)]
     if law in case.skips:
         pytest.skip(case.skips[law])
+
+
+@pytest.fixture(autouse=True)
+def given_noise(noise_of_any_family: None) -> None:
+    """Every law may give noise to any family."""
 
 
 @pytest.fixture(autouse=True)

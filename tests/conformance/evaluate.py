@@ -96,9 +96,12 @@ def select_noise(eps: Tensors, rows: Any) -> dict[str, Tensor]:
 
 
 def last_subset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random subsets of a sample become its last one, so that batches of any size draw alike."""
+    """Random subsets become the last one, or none at a random rate, so that batches of any size draw alike."""
 
-    def rand(count: int, subsets: int, batch: int, **options: Any) -> Tensor:
-        return torch.linspace(0.1, 0.9, subsets)[:, None].expand(count, -1, batch).clone()
+    def rand(*size: Any, **options: Any) -> Tensor:
+        shape = torch.Size(size if isinstance(size[0], int) else size[0])
+        if len(shape) == 3:
+            return torch.linspace(0.1, 0.9, shape[1])[:, None].expand(shape).clone()
+        return torch.full(shape, 0.5)
 
     monkeypatch.setattr(torch, "rand", rand)

@@ -80,12 +80,13 @@ def product(rule: PriorExpert) -> Callable[[Problem], Gaussian]:
             included = rule == "always" or not names or (rule == "full_only" and len(names) == len(p.modalities))
             rows.append(row_product(p.experts, names, n, p.model.prior if included else None))
         shared = torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows])
-        return _beside(p, shared)
+        return beside(p, shared)
 
     return posterior
 
 
-def _beside(p: Problem, shared: Gaussian) -> Gaussian:
+def beside(p: Problem, shared: Gaussian) -> Gaussian:  # shapes: (B, L) -> (B, L + sum P_m)
+    """A posterior of z with the private latents beside it: those that are not inferred keep their prior."""
     if not p.private:
         return shared
     own = {}
@@ -106,6 +107,9 @@ def mixture_of_products(
     """q(z | x_O) of mixtures of products, per row."""
     rows = range(len(p.sets))
     return [mopoe_components(p.experts, p.obs_mask, n, p.model.prior, subsets=subsets) for n in rows]
+
+
+MIXTURES: set[Callable[..., Any]] = {mixture, mixture_of_products}  # posteriors that are components, per row
 
 
 def joint(p: Problem) -> Gaussian:  # shapes: (B, L)

@@ -61,6 +61,12 @@ class Problem:
         """The model of all latents in one line."""
         return self.model.joint if isinstance(self.model, SharedPrivate) else self.model
 
+    def under(self, loc: Tensor, scale: Tensor) -> LinearGaussian:
+        """The stacked model with another prior of z."""
+        own, at = self.stacked, loc.shape[0]
+        prior = torch.cat([loc, own.prior[0][at:]]), torch.cat([scale, own.prior[1][at:]])
+        return LinearGaussian(own.weights, own.bias, own.noise, *prior)
+
     @property
     def latent_dim(self) -> int:
         return self.model.prior[0].shape[0]

@@ -99,7 +99,7 @@ def test_a_mixture_is_drawn_and_scored_as_one(case: Case) -> None:
     family = FAMILIES[p.family]
     spread = 2.0 if p.family == "laplace" else 1.0  # variance in units of the squared scale
     for n, parts in enumerate(case.mixture(p)):
-        parts = parts if parts else [(1.0, *p.model.prior)]
+        parts = parts if parts else case.prior_parts(p)
         scored = torch.stack([math.log(w) + family(m, s).log_prob(z[:, n]).sum(-1) for w, m, s in parts])
         torch.testing.assert_close(density[:, n], scored.logsumexp(0), **EXACT)
         mean = sum(w * m for w, m, _ in parts)
@@ -152,8 +152,8 @@ def test_latents_can_be_conditioned(case: Case) -> None:
     assert trace.nodes["z"]["is_observed"]
     others = [torch.zeros(len(p.sets), 0)] + [trace.nodes[s]["value"] for s in p.noise() if s != "z"]
     scored = p.stacked.log_likelihoods(torch.cat([z, *others], -1), p.data, p.obs_mask)
-    prior = torch.distributions.Normal if p.family == "normal" else torch.distributions.Laplace
-    torch.testing.assert_close(trace.nodes["z"]["fn"].log_prob(z), prior(*p.model.prior).log_prob(z).sum(-1), **EXACT)
+    scored_z = [math.log(w) + FAMILIES[p.family](*q).log_prob(z).sum(-1) for w, *q in case.prior_parts(p)]
+    torch.testing.assert_close(trace.nodes["z"]["fn"].log_prob(z), torch.stack(scored_z).logsumexp(0), **EXACT)
     trace.compute_log_prob()
     for m, expected in scored.items():
         torch.testing.assert_close(trace.nodes[m]["log_prob"], expected, **EXACT)
