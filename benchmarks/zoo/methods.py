@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro_mmvae as mm
-from benchmarks.zoo.networks import LATENT, PRIVATE, Networks, joint_encoder
+from benchmarks.zoo.networks import LATENT, PRIVATE, Networks, joint_encoder, set_encoder
 
 __all__ = ["DRAWS", "METHODS", "Method", "available"]
 
@@ -38,15 +38,24 @@ class Method:
 
 
 def _row(
-    kind: str, *, private: bool = False, joint: bool = False, cross: bool = False, exempt: str = "", **options: Any
+    kind: str,
+    *,
+    private: bool = False,
+    joint: bool = False,
+    pooled: bool = False,
+    cross: bool = False,
+    exempt: str = "",
+    **options: Any,
 ) -> Method:
     """A method from its class and its options; the class is looked up when it is built."""
 
     def build(nets: Networks, **other: Any) -> mm.MultimodalVAE:
         own: dict[str, Any] = {"private_encoders": nets.private_encoders, "private_dims": PRIVATE} if private else {}
         own |= {"joint_encoder": joint_encoder()} if joint else {}
+        own |= {"pooling": set_encoder()} if pooled else {}
+        encoders = None if pooled else nets.encoders
         made: mm.MultimodalVAE = getattr(mm, kind)(
-            nets.encoders, nets.decoders, latent_dim=LATENT, **own | options | other
+            encoders, nets.decoders, latent_dim=LATENT, **own | options | other
         )
         return made
 
@@ -64,7 +73,7 @@ METHODS: dict[str, Method] = {
     "MVTCAE": _row("MVTCAE", beta=1.0),
     "CRMVAE": _row("CRMVAE", beta=1.0),
     "JMVAE": _row("JMVAE", joint=True, alpha=0.1),
-    "DMVAE": _row("DMVAE", private=True),
+    "DMVAE": _row("DMVAE", private=True, counting="multivae", rescale=RESCALE),
     "MMJSD": _row("MMJSD", private=True),
     "MMVAE": _row("MMVAE", cross=True, num_particles=DRAWS, prior="normal", learn_prior=False, rescale=RESCALE),
     "MMVAEPlus": _row(
@@ -80,8 +89,8 @@ METHODS: dict[str, Method] = {
     "MoPoE": _row("MoPoE", cross=True, rescale=RESCALE),
     "CoDEVAE": _row("CoDEVAE", rescale=RESCALE),
     "HELVAE": _row("HELVAE"),
-    "MMVM": _row("MMVM", cross=True, rescale=RESCALE),
-    "MaskedVAE": _row("MaskedVAE", cross=True, rescale=RESCALE),
+    "MMVM": _row("MMVM", cross=True, beta=2.0, rescale={"label": 8.0}),
+    "MaskedVAE": _row("MaskedVAE", pooled=True, cross=True, gradient="path", rescale=RESCALE),
     "MCVAE": _row("MCVAE", rescale=RESCALE),
     "DVCCA": _row("DVCCA", reference="top", fallback="drop", exempt="encodes the top half alone"),
 }

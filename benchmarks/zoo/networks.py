@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import pyro_mmvae as mm
 from pyro_mmvae.quickstart.scores import MODALITIES
 
-__all__ = ["LATENT", "PRIVATE", "Digits", "Networks", "digits", "joint_encoder", "networks"]
+__all__ = ["LATENT", "PRIVATE", "Digits", "Networks", "digits", "joint_encoder", "networks", "set_encoder"]
 
 LATENT, HIDDEN, LABEL_HIDDEN, DROPOUT = 16, (128, 128), (64,), 0.1
 SHAPES: dict[str, tuple[int, ...]] = {"top": (4, 8), "bottom": (4, 8), "label": ()}
@@ -63,6 +63,11 @@ def joint_encoder() -> mm.nn.JointEncoder:
     return mm.nn.JointEncoder(
         SHAPES, LATENT, features=(width,), hidden=rest, dropout=DROPOUT, num_classes={"label": 10}
     )
+
+
+def set_encoder() -> mm.nn.SumPoolingEncoder:
+    """One encoder of all sets of modalities, by a sum of their features; it takes the encoders' place."""
+    return mm.nn.SumPoolingEncoder(SHAPES, LATENT, features=(256,), hidden=(256,), num_classes={"label": 10})
 
 
 def _encoder(modality: str, size: int, family: str) -> nn.Module:

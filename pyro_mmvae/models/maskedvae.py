@@ -52,8 +52,9 @@ class MaskedVAE(Configurable, MultimodalVAE):
         >>> vae.posterior({"a": torch.zeros(3, 4)}).mean.shape
         torch.Size([3, 2])
 
-    :param encoders: modality -> module whose call returns an expert, whose location and scale are the modality's
-        features (networks run on all rows, missing ones filled: LayerNorm in place of BatchNorm); None: MLPs.
+    :param encoders: None: MLPs give each modality's features (the paper); or modality -> module whose call returns an
+        expert, whose location and scale are then the features. They run on all rows, missing ones filled: LayerNorm in
+        place of BatchNorm.
     :param decoders: modality -> module from z to a Distribution over the modality.
     :param latent_dim: size of z.
     :param pooling: "sum", "attention", or a module with ``features`` and ``head`` (:class:`pyro_mmvae.fusion.Pooled`).

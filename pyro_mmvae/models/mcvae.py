@@ -6,7 +6,6 @@ Layer: models.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -116,4 +115,4 @@ def _multi_task(channel: str, channels: Sequence[str], target: Only, beta: Annea
         shown = context.observed[:, [context.names.index(c) for c in channels]].double().sum(0)
         return len(context.observed) / ((shown > 0).sum() * shown[channels.index(channel)]).clamp(min=1)
 
-    return Term(Only((channel,)), target, beta=replace(beta, times=divergence), rescale=explain)
+    return Term(Only((channel,)), target, beta=Annealed(beta.value, beta.steps, times=divergence), rescale=explain)

@@ -237,6 +237,9 @@ def each_beta(
         unknown = set(beta_private) - set(names)
         if unknown:
             raise ValueError(f"beta_private: {sorted(unknown)} have no private latent; those that do: {list(names)}.")
-    own = {m: beta_private.get(m, 1.0) if isinstance(beta_private, Mapping) else beta_private for m in names}
-    nonnegative(beta=beta, **{f"beta_private[{m!r}]": b for m, b in own.items()})
+    given = beta_private if isinstance(beta_private, Mapping) else dict.fromkeys(names, beta_private)
+    nonnegative(beta=beta, **{f"beta_private[{m!r}]": b for m, b in given.items()})
+    if not isinstance(beta_private, Mapping):
+        nonnegative(beta_private=beta_private)
+    own = {m: given.get(m, 1.0) for m in names}
     return {"": Annealed(beta, warmup)} | {f"z_{m}": Annealed(beta * b, warmup) for m, b in own.items()}

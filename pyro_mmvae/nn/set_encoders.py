@@ -76,7 +76,7 @@ class ExpertFeatures(Configurable, nn.Module):
     def forward(
         self,
         x: Tensor,  # shape: (B, *event), filled
-        mask: Tensor,  # shape: (B, *event), bool
+        mask: Tensor | None = None,  # shape: (B, *event), bool
     ) -> Tensor:  # shape: (B, width)
         expert: Any = unwrap(self.encoder(x, mask) if self._with_mask else self.encoder(x))
         return torch.relu(self.net(torch.cat([expert.loc, expert.scale.log()], -1)))

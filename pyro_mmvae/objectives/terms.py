@@ -5,7 +5,7 @@ Layer: objectives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -145,8 +145,8 @@ class _Builder:
             rescale=_stacked_factors(blocks, self.context),
             prior=torch.cat(priors) if priors else None,
             owners=(
-                _owners([t.source for t in self.drawn], self.context, len(self.gates)),
-                _owners(self.priors, self.context, sum(map(len, priors))),
+                _owners([t.source for t in self.drawn], map(len, self.sources), self.context),
+                _owners(self.priors, map(len, priors), self.context),
             ),
             programs=[_program(b.term) for b in blocks if b.prior is not None for _ in b.prior],
             empty=any(b.term.empty for b in blocks),
@@ -158,13 +158,20 @@ def _program(term: Term) -> nn.Module | None:
     return term.prior.program if isinstance(term.prior, PosteriorOf) else None
 
 
-def _owners(selectors: Sequence[Selector], context: Context, count: int) -> tuple[str, ...] | None:
-    """The only modality of each row, where every selector's rows have a single one."""
-    known = [getattr(s, "owners", None) for s in selectors]
-    if not known or any(k is None for k in known):
-        return None
-    owners = tuple(m for k in known if k is not None for m in k(context.names))
-    return owners if len(owners) == count else None
+def _owners(selectors: Sequence[Selector], counts: Iterable[int], context: Context) -> tuple[str, ...] | None:
+    """
+    The only modality of each row, where every selector's rows have a single one.
+
+    :param counts: rows that each selector's were made into; a single one serves all.
+    """
+    found: list[str] = []
+    for selector, count in zip(selectors, counts, strict=True):
+        names = getattr(selector, "owners", lambda names: ())(context.names)
+        own = names * count if len(names) == 1 else names
+        if len(own) != count:
+            return None
+        found += own
+    return tuple(found) if found else None
 
 
 @dataclass

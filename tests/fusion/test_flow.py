@@ -228,7 +228,7 @@ def test_delegates_to_the_rule() -> None:
     flow = Flow(Listening(prior_expert="never"), shaken(KINDS["spline"](2)))
     assert flow.features("x", None) == "features of x"  # type: ignore[arg-type]
     assert flow.takes_single_rows and not Flow(fusion.MixtureOfProducts(), [T.spline(2)]).takes_single_rows
-    assert flow.modalities is None and not flow.neutral
+    assert flow.modalities is None and flow.counts is None
     said = json.loads(json.dumps(flow.options()))
     assert said["rule"] == ["Listening", {"prior_expert": "never"}]
     assert said["transforms"] == ["Spline", "Reorder", "SplineCoupling"]
