@@ -21,11 +21,35 @@ METHODS = {
     "mopoe_sampled": lambda e, d: mm.MoPoE(e, d, latent_dim=3, num_subsets=2),
     "mvtcae": lambda e, d: mm.MVTCAE(e, d, latent_dim=3),
     "jmvae": lambda e, d: mm.JMVAE(e, d, latent_dim=3, warmup=3),
+    "gpoe": lambda e, d: mm.GPoE(e, d, latent_dim=3),
+    "crmvae": lambda e, d: mm.CRMVAE(e, d, latent_dim=3),
+    "mmjsd": lambda e, d: mm.MMJSD(e, d, latent_dim=3, warmup=5),
+    "mcvae": lambda e, d: mm.MCVAE(e, d, latent_dim=3),
+    "mcvae_multi_task": lambda e, d: mm.MCVAE(e, d, latent_dim=3, weights="multi_task"),
+    "dvcca": lambda e, d: mm.DVCCA(e, d, latent_dim=3, fallback="drop"),
+    "mmvm": lambda e, d: mm.MMVM(e, d, latent_dim=3, alpha_steps=4),
+    "mmvm_mixture": lambda e, d: mm.MMVM(e, d, latent_dim=3, divergence="mixture", prior_weight=0.5),
+    "codevae": lambda e, d: mm.CoDEVAE(e, d, latent_dim=3),
+    "helvae": lambda e, d: mm.HELVAE(e, d, latent_dim=3),
+    "helvae_mixture": lambda e, d: mm.HELVAE(e, d, latent_dim=3, form="mixture"),
+    "maskedvae": lambda e, d: mm.MaskedVAE(None, d, latent_dim=3),
+    "maskedvae_attention": lambda e, d: mm.MaskedVAE(None, d, latent_dim=3, pooling="attention", gradient="path"),
+    "dmvae": lambda e, d: mm.DMVAE(e, d, latent_dim=2, **private()),
+    "mmvaeplus": lambda e, d: mm.MMVAEPlus(e, d, latent_dim=2, num_particles=2, **private()),
+    "cmvae": lambda e, d: mm.CMVAE(e, d, latent_dim=2, num_clusters=3, **private()),
 }
+PRIVATE = ("dmvae", "mmvaeplus", "cmvae")
+
+
+def private() -> dict:
+    """Private latents of one dimension."""
+    own = {m: mm.nn.MLPEncoder(4, 1, hidden=(8,)) for m in NAMES}
+    return {"private_encoders": own, "private_dims": dict.fromkeys(NAMES, 1)}
 
 
 def build(method: str) -> mm.MultimodalVAE:
-    enc = {m: mm.nn.MLPEncoder(4, 3, hidden=(8,), dropout=0.2) for m in NAMES}
+    size = 2 if method in PRIVATE else 3
+    enc = {m: mm.nn.MLPEncoder(4, size, hidden=(8,), dropout=0.2) for m in NAMES}
     dec = {m: mm.nn.MLPDecoder(3, 4, hidden=(8,), likelihood="normal_learned") for m in NAMES}
     return METHODS[method](enc, dec).double()
 
