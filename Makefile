@@ -21,6 +21,8 @@ quickstart: $(VENV)/.installed
 
 # One thread per test process: two processes on two cores.
 test: export OMP_NUM_THREADS := 1
+# The extras that tests need are installed here: a test that would skip without one fails instead.
+test: export REQUIRE_EXTRAS := 1
 test: $(VENV)/.installed-test
 	$(BIN) -m ruff check .
 	$(BIN) -m mypy

@@ -43,11 +43,13 @@ class MCVAE(Configurable, MultimodalVAE):
         >>> import pyro_mmvae as mm
         >>> rates = mm.nn.DropoutRates(5)
         >>> enc = {m: mm.nn.MLPEncoder(4, 5, hidden=(), family="dropout", rates=rates) for m in ("a", "b")}
-        >>> dec = {m: mm.nn.MLPDecoder(5, 4, hidden=()) for m in ("a", "b")}
+        >>> noise = mm.nn.Normal("learned", init=0.22)
+        >>> dec = {m: mm.nn.MLPDecoder(5, 4, hidden=(), likelihood=noise) for m in ("a", "b")}
         >>> vae = MCVAE(enc, dec, latent_dim=5, sparse=True)
 
     :param encoders: modality -> module whose call returns a Normal over z, the "dropout" family for sparse latents.
-    :param decoders: modality -> module from z to a Distribution over the modality; the paper's are linear.
+    :param decoders: modality -> module from z to a Distribution over the modality; the paper's are linear, with learned
+        noise: a scale fixed at 1 drops every dimension of standardized data.
     :param latent_dim: size of z.
     :param sparse: the log-uniform prior.
     :param sources: the channels that are encoded; None: all. Other encoders are not used.
