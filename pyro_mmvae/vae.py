@@ -5,6 +5,7 @@ Layer: vae, above inference and training.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -59,12 +60,15 @@ class MultimodalVAE(nn.Module):
         self.notes: dict[str, str] = {}
 
     @classmethod
-    def for_data(cls, data: Any, latent_dim: int, obs_mask: Masks = None, **options: Any) -> MultimodalVAE:
+    def for_data(
+        cls, data: Any, latent_dim: int, obs_mask: Masks = None, *, private_dim: int | None = None, **options: Any
+    ) -> MultimodalVAE:
         """
         Default networks and likelihoods, picked from the data; ``vae.notes`` says which and why.
 
         :param data: a dataset, or modality -> Tensor.
         :param latent_dim: size of the shared latent.
+        :param private_dim: size of a private latent of every modality, for methods that have them.
         :param options: options of the method.
         """
         if cls is MultimodalVAE:
@@ -72,7 +76,14 @@ class MultimodalVAE(nn.Module):
         modalities = getattr(data, "modalities", None)
         tensors = data if modalities is None else {m: data.data[m] for m in modalities}
         masks = obs_mask if modalities is None else data.obs_mask
+        width = latent_dim if private_dim is None else latent_dim + private_dim
         encoders, decoders, notes = default_networks(tensors, latent_dim, obs_mask=masks)
+        if private_dim is not None:
+            private = default_networks(tensors, private_dim, obs_mask=masks)[0]
+            decoders = default_networks(tensors, width, obs_mask=masks)[1]
+            options = {"private_encoders": private, "private_dims": dict.fromkeys(private, private_dim), **options}
+        elif _needs_private(cls):
+            raise ValueError(f"{cls.__name__} has private latents. Fix: for_data(..., private_dim=4).")
         vae = cls(encoders, decoders, latent_dim=latent_dim, **options)  # type: ignore[call-arg,arg-type]
         vae.notes = notes
         return vae
@@ -143,6 +154,12 @@ class MultimodalVAE(nn.Module):
         lines += [f"    {term.describe()}" for term in terms.terms] if terms is not None else []
         lines += [f"  {name}: {note}" for name, note in self.notes.items()]
         return "\n".join(lines)
+
+
+def _needs_private(cls: type) -> bool:
+    """Whether a method cannot be made without private latents."""
+    option = inspect.signature(cls).parameters.get("private_encoders")
+    return option is not None and option.default is option.empty
 
 
 register_function("MultimodalVAE", MultimodalVAE)  # so that pyro_mmvae.io, below this layer, can make it

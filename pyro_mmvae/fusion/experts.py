@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,11 @@ class Fusion(nn.Module, ABC):
     @property
     def modalities(self) -> tuple[str, ...] | None:
         """For rules that encode modalities themselves and use no experts, which ones; None for rules of experts."""
+        return None
+
+    @property
+    def counts(self) -> Literal["observed", "inferred"] | None:
+        """Where the densities of draws count in a term, if not everywhere: for draws from an auxiliary prior."""
         return None
 
     def features(self, data: Data, obs_mask: ObsMask) -> Any:

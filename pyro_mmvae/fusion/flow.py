@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pyro.distributions import TorchDistribution, TransformModule
@@ -73,9 +73,9 @@ class Flow(Fusion):
         return self.rule.modalities
 
     @property
-    def counts(self) -> str | None:
+    def counts(self) -> Literal["observed", "inferred"] | None:
         """As the rule: where the densities of draws count in a term."""
-        return getattr(self.rule, "counts", None)
+        return self.rule.counts
 
     def options(self) -> Mapping[str, Any]:
         """The rule with its options, and the names of the transforms, which the parameters alone do not make."""

@@ -5,6 +5,7 @@ Layer: fusion.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,8 +40,8 @@ class Mixture(Fusion):
 
     def __init__(self, *, prior_weight: float = 0.0) -> None:
         super().__init__()
-        if not prior_weight >= 0:
-            raise ValueError(f"Mixture: prior_weight must be >= 0, got {prior_weight}.")
+        if not 0 <= prior_weight < math.inf:
+            raise ValueError(f"prior_weight: expected a finite number >= 0, got {prior_weight}.")
         self.prior_weight = prior_weight
 
     @property

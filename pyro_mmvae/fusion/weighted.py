@@ -5,6 +5,7 @@ Layer: fusion.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,7 +69,8 @@ class GeometricMean(Fusion):
 
     with the weights renormalized over the prior and the observed experts. This is the dynamic prior of mmJSD [1].
 
-    :param weights: M + 1 positive numbers, the prior's first; None: all equal.
+    :param weights: M + 1 numbers, the prior's first and positive, the others not negative; None: all equal.
+    :raises ValueError: for other weights.
 
     [1] *Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence*, Sutter, Daunhawer and Vogt, NeurIPS 2020,
     arXiv:2006.08242, eq. (5).
@@ -76,24 +78,39 @@ class GeometricMean(Fusion):
 
     def __init__(self, weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        if weights is not None and min(weights) < 0:
-            raise ValueError(f"GeometricMean: weights must be >= 0, got {list(weights)}.")
-        self.weights = None if weights is None else tuple(weights)
+        given = None if weights is None else tuple(float(w) for w in weights)
+        if given is not None and not (given[:1] > (0.0,) and all(0 <= w < math.inf for w in given)):
+            raise ValueError(
+                f"weights: expected finite numbers >= 0, the prior's first and positive, got {list(given)}. Fix: one "
+                "for the prior and one for each modality."
+            )
+        self.weights = given
 
     def options(self) -> Mapping[str, Any]:
         return {"weights": self.weights}
 
+    def shares(
+        self,
+        mask: Tensor,  # shape: (M, *batch), bool
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:  # shape: (M + 1, *batch)
+        """
+        The weights, the prior's first, renormalized over the prior and what is observed.
+
+        :raises ValueError: if the number of weights is not M + 1.
+        """
+        count = len(mask) + 1
+        given = [1.0] * count if self.weights is None else list(self.weights)
+        if len(given) != count:
+            raise ValueError(f"weights: {count - 1} modalities and the prior need {count}, got {len(given)}.")
+        pi = torch.tensor(given, dtype=dtype, device=mask.device).reshape(-1, *(1,) * (mask.dim() - 1))
+        present = torch.cat([torch.ones_like(mask[:1]), mask]) * pi
+        return present / present.sum(0)
+
     def forward(self, prior: Any, experts: Experts, mask: Tensor) -> Any:
         require_normal("GeometricMean", experts)
-        count = len(mask)
-        given = experts.loc.new_ones(count + 1) if self.weights is None else experts.loc.new_tensor(self.weights)
-        if len(given) != count + 1:
-            raise ValueError(
-                f"GeometricMean: {count} experts and the prior need {count + 1} weights, got {len(given)}."
-            )
-        pi = given[1:].reshape(-1, *(1,) * (mask.dim() - 1)) * mask
-        total = pi.sum(0) + given[0]
-        return _pooled(prior, experts, (pi / total).unsqueeze(-1), mask, (given[0] / total).unsqueeze(-1))
+        own, *others = self.shares(mask, experts.loc.dtype).unsqueeze(-1)
+        return _pooled(prior, experts, torch.stack(others), mask, own)
 
 
 def _pooled(prior: Any, experts: Experts, weights: Tensor, mask: Tensor, own: Tensor | None = None) -> Any:

@@ -296,7 +296,7 @@ class FuseMessenger(Messenger):
         own = self.experts[name]
         own.largest, own.needed = masks.largest, masks.needed
         rule = self.rules[name]
-        counts = getattr(rule, "counts", None)
+        counts = rule.counts
         if counts is not None and components_wanted():
             msg["infer"] = {**msg["infer"], "counts": counts}  # type: ignore[typeddict-unknown-key]
         mask = torch.stack([masks.rows[m] for m in own.names])  # shape: (M, *batch)

@@ -46,6 +46,9 @@ class Refused(nn.Module):
         super().__init__()
         object.__setattr__(self, "guide", guide)  # its parameters are its own
         shared = [site for site in guide.encoders if site not in guide.observed.private]
+        unknown = sorted(set(fusion) - set(guide.encoders)) if isinstance(fusion, Mapping) else []
+        if unknown:
+            raise ValueError(f"Refused: unknown latent sites {unknown}; the guide's are {list(guide.encoders)}.")
         self.fusion = NamedModules(fusion if isinstance(fusion, Mapping) else dict.fromkeys(shared, fusion))
 
     def forward(

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyro_mmvae import objectives
 from pyro_mmvae.nn import to_json
-from pyro_mmvae.objectives import ELBO, IWAE, Terms
+from pyro_mmvae.objectives import ELBO, IWAE, LearnedWeights, Terms
 from pyro_mmvae.stories import ObservedModel
 
 __all__ = ["call_of", "model_of", "objective_from", "objective_of", "unsaid"]
@@ -24,7 +24,7 @@ _PARTS = (
     "Random", "Term",
 )  # fmt: skip
 _DATACLASSES = {name: getattr(objectives, name) for name in _PARTS}
-_OBJECTS = {"ELBO": ELBO, "IWAE": IWAE, "Terms": Terms}
+_OBJECTS = {"ELBO": ELBO, "IWAE": IWAE, "Terms": Terms, "LearnedWeights": LearnedWeights}
 
 
 def call_of(vae: Any) -> dict[str, Any]:

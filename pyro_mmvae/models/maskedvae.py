@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_mmvae.fusion import Pooled
 from pyro_mmvae.guides import Fused
@@ -22,7 +22,7 @@ from pyro_mmvae.models.parts import (
     set_encoder_of,
 )
 from pyro_mmvae.nn import Configurable
-from pyro_mmvae.objectives import ELBO, Annealed, Bernoulli, Complement, Observed, Term, Terms
+from pyro_mmvae.objectives import ELBO, Annealed, Bernoulli, Complement, Context, Observed, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE
 
 __all__ = ["MaskedVAE"]
@@ -90,6 +90,12 @@ class MaskedVAE(Configurable, MultimodalVAE):
         pool = set_encoder_of(model, encoders, decoders, latent_dim, pooling, num_components)
         guide = Fused(model, {"z": {}}, fusion={"z": Pooled(pool)})
         subset = Bernoulli()
+
+        def remaining(context: Context) -> Tensor:  # shape: (B,)
+            """Where S = O nothing remains: its value is 0, but a sampled divergence would have a noisy gradient."""
+            return (context.observed & ~context.rows(subset)[0]).any(-1).double()
+
         own: dict[str, Any] = {"beta": Annealed(beta, warmup), "rescale": factors(model, rescale)}
-        terms = [Term(subset, None, **own), Term(Observed(), Complement(subset), prior=subset, empty=True, **own)]
+        rest = {"weight": remaining, "empty": True, **own}
+        terms = [Term(subset, None, **own), Term(Observed(), Complement(subset), prior=subset, **rest)]
         super().__init__(model, guide, ELBO(Terms(terms), gradient=gradient))

@@ -47,7 +47,8 @@ class MCVAE(Configurable, MultimodalVAE):
         >>> dec = {m: mm.nn.MLPDecoder(5, 4, hidden=(), likelihood=noise) for m in ("a", "b")}
         >>> vae = MCVAE(enc, dec, latent_dim=5, sparse=True)
 
-    :param encoders: modality -> module whose call returns a Normal over z, the "dropout" family for sparse latents.
+    :param encoders: modality -> module whose call returns a Normal over z, the "dropout" family for sparse latents (all
+        are then made to share the rates of the first).
     :param decoders: modality -> module from z to a Distribution over the modality; the paper's are linear, with learned
         noise: a scale fixed at 1 drops every dimension of standardized data.
     :param latent_dim: size of z.
@@ -84,9 +85,15 @@ class MCVAE(Configurable, MultimodalVAE):
     ) -> None:
         nonnegative(beta=beta)
         chosen(weights=(weights, ("sample", "multi_task")))
+        for name, given in (("sources", sources), ("targets", targets)):
+            if given is not None and (isinstance(given, str) or not given or not set(given) <= set(decoders)):
+                raise ValueError(f"{name}: expected modalities out of {list(decoders)}, got {given!r}.")
+        if sparse and prior != "normal":
+            raise ValueError("prior: of the dense form; sparse=True has the log-uniform one. Fix: one of the two.")
         own = LogUniformPrior(latent_dim) if sparse else prior_of(prior, latent_dim, learn=False)
         used = encoders if sources is None else {c: encoders[c] for c in sources}
-        share_rates(used.values())
+        if sparse and share_rates(used.values()) is None:
+            raise ValueError("sparse=True needs variational dropout. Fix: encoders with family='dropout'.")
         model = model_of(used, decoders, latent_dim, prior=own, every=sources is None)
         guide = Fused(model, {"z": used}, fusion=Mixture())
         names, channels = model.modalities, tuple(m for m in model.modalities if m in used)

@@ -5,7 +5,6 @@ Layer: models.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -50,8 +49,8 @@ class MMJSD(Configurable, MultimodalVAE):
     :param encoders: modality -> module whose call returns a Normal over z.
     :param decoders: modality -> module from z (or [z, w_m]) to a Distribution over the modality.
     :param latent_dim: size of z.
-    :param weights: M + 1 positive weights of the dynamic prior, the prior's first, then in the decoders' order; None:
-        all equal.
+    :param weights: M + 1 weights of the dynamic prior, the prior's first and positive, the others in the decoders'
+        order; None: all equal.
     :param subset_posterior: q(z | x_S) of the verbs: "geometric" (the dynamic prior), "mixture" or "product".
     :param beta: weight of all divergences (the published runs: 5 and 2.5).
     :param warmup: training steps over which beta rises linearly from 0.
@@ -89,11 +88,10 @@ class MMJSD(Configurable, MultimodalVAE):
         rules: dict[str, Fusion] = {"geometric": dynamic, "mixture": Mixture(), "product": product}
         chosen(subset_posterior=(subset_posterior, tuple(rules)))
         guide = guide_of(model, encoders, Stratified(rules[subset_posterior]), private_encoders)
-        pi = _dynamic_weights(weights, len(encoders))
+        dynamic.shares(torch.ones(len(encoders), 1, dtype=torch.bool, device="cpu"))  # raises for a wrong number
 
         def share(context: Context) -> Tensor:  # shape: (M + 1, B), the prior's first
-            present = torch.cat([torch.ones_like(context.observed[:, :1]), context.observed], 1) * pi
-            return (present / present.sum(1, keepdim=True)).T
+            return dynamic.shares(context.observed.T)
 
         private = {site: 0.0 for site in betas if site}
         js: dict[str, Any] = {"prior": PosteriorOf(Refused(guide, dynamic)), "beta": {"": betas[""], **private}}
@@ -104,13 +102,3 @@ class MMJSD(Configurable, MultimodalVAE):
             Term(Nothing(), Nothing(), weight=lambda context: share(context)[0], empty=True, **js),
         ]
         super().__init__(model, guide, ELBO(Terms(terms)))
-
-
-def _dynamic_weights(weights: Sequence[float] | None, count: int) -> Tensor:  # shape: (M + 1,)
-    given = [1.0] * (count + 1) if weights is None else [float(w) for w in weights]
-    if len(given) != count + 1 or not given[0] > 0 or not all(0 <= w < math.inf for w in given):
-        raise ValueError(
-            f"weights: expected {count + 1} finite numbers >= 0, the prior's first and positive, got {given}. Fix: one "
-            "for the prior and one for each modality."
-        )
-    return torch.tensor(given, dtype=torch.float64, device="cpu")

@@ -30,11 +30,12 @@ class MMVM(Configurable, MultimodalVAE):
         - \beta \bigl( \alpha \, \mathrm{KL}(q_m \,\|\, p) + (1 - \alpha) \, \mathrm{KL}(q_m \,\|\, h) \bigr) \Bigr)
 
     Estimator: one draw from each expert decodes its own modality; KL(q_m || h) is sampled at that draw ("mixture"), or
-    replaced by its upper bound, the mean of the pairwise KL divergences in closed form ("pairwise"). The sum of
-    KL(q_m || h) is \|O\| times the Jensen-Shannon divergence of the experts. It is no bound on log p(x_O): h depends on
-    the data. The verbs treat the experts as posteriors of one shared latent, the mixture of what is observed: a
-    missing modality is decoded from another's latent. Missing data: sums and h over O; in a sample with a single
-    modality h would be q_m itself and nothing would regularize it, so there alpha is 1.
+    replaced by its upper bound, the mean of the pairwise KL divergences in closed form ("pairwise"). The sum of KL(q_m
+    || h) is \|O\| times the Jensen-Shannon divergence of the experts. It is no bound on log p(x_O): h depends on the
+    data; nor is it a prior: with alpha = 0 ``generate`` draws from a p(z) that the experts need not fill. The verbs
+    treat the experts as posteriors of one shared latent, the mixture of what is observed: a missing modality is decoded
+    from another's latent. Missing data: sums and h over O; in a sample with a single modality h would be q_m itself and
+    nothing would regularize it, so there alpha is 1.
 
     Example::
 
@@ -81,6 +82,8 @@ class MMVM(Configurable, MultimodalVAE):
         chosen(divergence=(divergence, ("mixture", "pairwise")))
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}.")
+        if learn_prior and alpha == 0 and not alpha_steps:
+            raise ValueError("learn_prior: with alpha=0 nothing draws the prior to the experts. Fix: alpha > 0.")
         if divergence == "pairwise" and prior_weight:
             raise ValueError("prior_weight: only with divergence='mixture'. Fix: alpha > 0.")
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))

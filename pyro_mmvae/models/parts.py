@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf, prod
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def nonnegative(**weights: float) -> None:
     :raises ValueError: naming the one that is.
     """
     for name, value in weights.items():
-        if not 0 <= value < inf:
+        if isinstance(value, str) or not isinstance(value, SupportsFloat) or not 0 <= float(value) < inf:
             raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}.")
 
 
@@ -90,6 +90,11 @@ def model_of(
     :param every: whether each modality needs an encoder.
     :raises ValueError: if keys differ, sizes do not fit, or ``latent_dim`` is below 1.
     """
+    for name, networks in (("encoders", encoders), ("decoders", decoders), ("private_encoders", private_encoders)):
+        if networks is not None and not isinstance(networks, Mapping):
+            raise TypeError(f"{name}: expected a mapping from modality to module, got {type(networks).__name__}.")
+    if private_dims is not None and not isinstance(private_dims, Mapping):
+        raise TypeError(f"private_dims: expected a mapping from modality to size, got {private_dims!r}.")
     if not isinstance(latent_dim, int) or latent_dim < 1:
         raise ValueError(f"latent_dim: expected a positive integer, got {latent_dim!r}.")
     if not set(encoders) <= set(decoders) or (every and set(encoders) != set(decoders)):
@@ -114,6 +119,9 @@ def model_of(
 def _try_out(model: ObservedModel, encoders: Networks, size: int) -> None:
     """One dry call of every encoder on one row of constants."""
     sites = model.door.outline().modalities
+    unknown = sorted(set(encoders) - set(sites))
+    if unknown:
+        raise ValueError(f"encoders for unknown modalities {unknown}; those with decoders are {list(sites)}.")
     for m, encoder in encoders.items():
         site = sites[m]
         x = site.fill.expand((1, *site.event_shape))
@@ -204,6 +212,7 @@ def factors(model: ObservedModel, rescale: Rescale) -> Mapping[str, float] | flo
     unknown = set(rescale) - set(model.modalities)
     if unknown:
         raise ValueError(f"rescale: unknown modalities {sorted(unknown)}; known are {list(model.modalities)}.")
+    nonnegative(**{f"rescale[{m!r}]": factor for m, factor in rescale.items()})
     return dict(rescale)
 
 

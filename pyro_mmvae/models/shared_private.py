@@ -46,8 +46,17 @@ def mixture_with_private(
     :param prior: p(z).
     :param family: of the private priors and the auxiliary ones.
     """
-    known = ("learned", "prior", "posterior")
-    chosen(auxiliary=(auxiliary, known), private_prior=(family, ("laplace", "normal")))
+    if not private_encoders or not private_dims:
+        raise ValueError(
+            "private_encoders, private_dims: expected modality -> encoder and modality -> size, got none. Fix: without "
+            "private latents this is MMVAE."
+        )
+    chosen(
+        auxiliary=(auxiliary, ("learned", "prior", "posterior")),
+        private_prior=(family, ("laplace", "normal")),
+        predict=(predict, ("prior", "auxiliary")),
+        gradient=(gradient, ("path", "stl", "dreg", "dreg_private")),
+    )
     if auxiliary != "learned" and (auxiliary_kl or predict == "auxiliary"):
         raise ValueError(f"auxiliary_kl and predict='auxiliary' need auxiliary='learned', got {auxiliary!r}.")
     betas = each_beta(beta, warmup, private_encoders)

@@ -126,6 +126,11 @@ class IWAE(Objective):
             return bound, done
         if not table.structure.one_to_one:
             raise NotImplementedError(f"gradient={self.gradient!r} needs one term per draw. Fix: gradient='path'.")
+        if self.gradient == "dreg_mixture" and done.guide.private_to and self.num_particles > 1:
+            raise NotImplementedError(
+                "gradient='dreg_mixture': the weights across components would need private latents of each. Fix: "
+                "gradient='dreg_private', unbiased as well."
+            )
         if self.gradient == "dreg_mixture":
             surrogate = mixture_dreg(weights, alias, done)
         else:

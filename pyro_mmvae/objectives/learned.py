@@ -33,11 +33,12 @@ class LearnedWeights(nn.Module):
 
     def __init__(self, count: int, *, entropy: float = 0.0) -> None:
         super().__init__()
-        if count < 1:
-            raise ValueError(f"LearnedWeights: expected at least 1 row, got {count}.")
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"LearnedWeights: expected a positive number of rows, got {count!r}.")
         if not entropy >= 0:
             raise ValueError(f"LearnedWeights: entropy must be >= 0, got {entropy}.")
-        self.logits, self.entropy = nn.Parameter(torch.zeros(count)), entropy
+        self.count, self.entropy = count, entropy
+        self.logits = nn.Parameter(torch.zeros(count))
 
     def forward(
         self,

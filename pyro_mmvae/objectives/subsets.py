@@ -120,7 +120,7 @@ class Only:
             if lacking:
                 raise ValueError(
                     f"{list(self.modalities)}: missing in {lacking} of {len(context.observed)} samples, but "
-                    "they alone are encoded. Fix: fallback='drop' leaves such samples out of the objective."
+                    "they alone are encoded. Fix: leave such samples out (required=False; fallback='drop' of DVCCA)."
                 )
         return _rows(row, context)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -75,6 +75,16 @@ class Term:
     subsets: Literal["intersect", "contained"] = "intersect"
     empty: bool = False
     renormalize: bool = False
+
+    def __post_init__(self) -> None:
+        known = {
+            "private": ((self.private,), ("observed", "source")),
+            "subsets": ((self.subsets,), ("intersect", "contained")),
+            "detach": (tuple(self.detach), get_args(Gate)),
+        }
+        for name, (given, values) in known.items():
+            if not set(given) <= set(values):
+                raise ValueError(f"Term: {name}: expected of {list(values)}, got {list(given)}.")
 
     def describe(self) -> str:
         """The row as the papers write it."""

@@ -108,7 +108,7 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
     out.divergence = _divergences(guide, model, analytic and _same_order(guide, model), programs.nesting)
     for site, where in guide.counts.items():
         divergence, owner = out.divergence[site], guide.private_to[site]
-        inferred = table.private[:, :, programs.names.index(owner)].to(divergence.device)
+        inferred = table.private[:, :, programs.names.index(owner)].to(divergence.device, non_blocking=True)
         out.counted[site] = inferred if where == "inferred" else programs.obs_mask.rows[owner].expand_as(inferred)
         out.divergence[site] = torch.where(out.counted[site], divergence, 0.0)
     if table.prior is not None:

@@ -225,7 +225,7 @@ def context() -> Context:
 
 
 def test_a_required_modality() -> None:
-    with pytest.raises(ValueError, match=r"'a'.*missing in 1 of 4 samples.*Fix: fallback='drop'"):
+    with pytest.raises(ValueError, match=r"'a'.*missing in 1 of 4 samples.*Fix: leave such samples out"):
         Only(("a",), required=True)(Context(OBSERVED, NAMES))
     complete = Context(OBSERVED[[0, 1, 3]], NAMES)  # a sample with nothing at all is none
     assert torch.equal(Only(("a",), required=True)(complete), Only(("a",))(complete))
