@@ -10,16 +10,8 @@ from torch import nn
 from pyro_mmvae.fusion import Joint
 from pyro_mmvae.fusion.joint import Subsets
 from pyro_mmvae.guides import Fused
-from pyro_mmvae.models.parts import (
-    Networks,
-    Prior,
-    Rescale,
-    default_joint_encoder,
-    factors,
-    model_of,
-    nonnegative,
-    prior_of,
-)
+from pyro_mmvae.models.networks import default_joint_encoder
+from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import ELBO, Annealed, Each, Nothing, Observed, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE

@@ -11,16 +11,8 @@ from torch import Tensor, nn
 
 from pyro_mmvae.fusion import Pooled
 from pyro_mmvae.guides import Fused
-from pyro_mmvae.models.parts import (
-    Networks,
-    Prior,
-    Rescale,
-    factors,
-    model_of,
-    nonnegative,
-    prior_of,
-    set_encoder_of,
-)
+from pyro_mmvae.models.networks import set_encoder_of
+from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import ELBO, Annealed, Bernoulli, Complement, Context, Observed, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE

@@ -3,6 +3,7 @@
 Layer: nn, above distributions.
 """
 
+from pyro_mmvae.nn.attention import AttentionEncoder
 from pyro_mmvae.nn.config import Configurable, from_config, register_function, to_json
 from pyro_mmvae.nn.decoders import ConvDecoder, LinearDecoder, MLPDecoder
 from pyro_mmvae.nn.defaults import default_networks
@@ -32,7 +33,7 @@ from pyro_mmvae.nn.likelihoods import (
 )
 from pyro_mmvae.nn.modes import modes_restored
 from pyro_mmvae.nn.named import NamedModules
-from pyro_mmvae.nn.set_encoders import AttentionEncoder, ExpertFeatures, SumPoolingEncoder
+from pyro_mmvae.nn.set_encoders import ExpertFeatures, SumPoolingEncoder
 from pyro_mmvae.nn.sparse import DropoutRates, VariationalDropoutHead, share_rates
 
 __all__ = [

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pyro_mmvae.objectives.objective import Objective
 from pyro_mmvae.objectives.passes import Programs
+from pyro_mmvae.objectives.run import Options
 from pyro_mmvae.objectives.table import Table
 from pyro_mmvae.objectives.terms import Terms
-from pyro_mmvae.objectives.values import Options, term_values
+from pyro_mmvae.objectives.values import term_values
 
 __all__ = ["ELBO"]
 

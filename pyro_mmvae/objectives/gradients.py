@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.objectives.log_weights import LogWeights
-from pyro_mmvae.objectives.values import Run
+from pyro_mmvae.objectives.run import Run
 
 __all__ = ["Alias", "mixture_dreg"]
 

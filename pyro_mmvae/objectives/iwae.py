@@ -16,9 +16,9 @@ from pyro_mmvae.objectives.learned import LearnedWeights
 from pyro_mmvae.objectives.log_weights import LogWeights, log_weights
 from pyro_mmvae.objectives.objective import Objective
 from pyro_mmvae.objectives.passes import Programs
+from pyro_mmvae.objectives.run import Options, Run
 from pyro_mmvae.objectives.table import Table
 from pyro_mmvae.objectives.terms import Terms
-from pyro_mmvae.objectives.values import Options, Run
 
 __all__ = ["IWAE"]
 

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.objectives.gates import with_parameters_detached
+from pyro_mmvae.objectives.own_priors import at_draws
 from pyro_mmvae.objectives.passes import Programs, sites_of
+from pyro_mmvae.objectives.run import Run
 from pyro_mmvae.objectives.table import Table
-from pyro_mmvae.objectives.values import Run, at_draws, term_values
+from pyro_mmvae.objectives.values import term_values
 
 __all__ = ["LogWeights", "log_weights"]
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from pyro_mmvae.handlers.registration import Registered
 from pyro_mmvae.objectives.passes import Programs
 from pyro_mmvae.objectives.prepare import prepare
+from pyro_mmvae.objectives.run import Options, Run, run
 from pyro_mmvae.objectives.subsets import Context
 from pyro_mmvae.objectives.table import Table
 from pyro_mmvae.objectives.term import Term
 from pyro_mmvae.objectives.terms import Terms
-from pyro_mmvae.objectives.values import Options, Run, run
 
 __all__ = ["Objective"]
 

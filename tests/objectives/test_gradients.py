@@ -159,7 +159,7 @@ def test_the_model_gets_the_same_gradient_from_every_estimator(gradient: str) ->
 
 def unstopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove every stop-gradient on the densities of q."""
-    for module in ("values", "log_weights"):
+    for module in ("run", "log_weights"):
         name = f"pyro_mmvae.objectives.{module}.with_parameters_detached"
         monkeypatch.setattr(name, lambda programs, thunk: thunk())
     monkeypatch.setattr("pyro_mmvae.fusion.Experts.detach", lambda self: self)

@@ -1,0 +1,117 @@
+"""The networks of the methods: tried once, and made where a method needs one that was not given.
+
+Layer: models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions.constraints import one_hot
+
+from pyro_mmvae.distributions import base_support
+from pyro_mmvae.guides.encode import takes_mask
+from pyro_mmvae.nn import AttentionEncoder, ExpertFeatures, JointEncoder, SumPoolingEncoder, modes_restored
+from pyro_mmvae.stories import ObservedModel
+
+__all__ = ["Networks", "chosen", "default_joint_encoder", "set_encoder_of", "try_out"]
+
+Networks = Mapping[str, nn.Module]
+
+
+def chosen(**options: tuple[object, tuple[object, ...]]) -> None:
+    """
+    Each option is one of its known values; an argument is ``name=(value, known)``.
+
+    :raises ValueError: naming the one that is not.
+    """
+    for name, (value, known) in options.items():
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {list(known)}, got {value!r}.")
+
+
+def try_out(model: ObservedModel, encoders: Networks, size: int) -> None:
+    """One dry call of every encoder on one row of constants."""
+    sites = model.door.outline().modalities
+    unknown = sorted(set(encoders) - set(sites))
+    if unknown:
+        raise ValueError(f"encoders for unknown modalities {unknown}; those with decoders are {list(sites)}.")
+    for m, encoder in encoders.items():
+        site = sites[m]
+        x = site.fill.expand((1, *site.event_shape))
+        like = next((p for p in encoder.parameters() if p.is_floating_point()), x)
+        expert = _called(encoder, x.to(like))
+        if not isinstance(expert, torch.distributions.Distribution):
+            raise TypeError(
+                f"encoder of {m!r}: expected a Distribution over z, got {type(expert).__name__}. Fix: return e.g. "
+                "dist.Normal(loc, scale).to_event(1)."
+            )
+        if tuple(expert.event_shape) != (size,):
+            raise ValueError(
+                f"encoder of {m!r}: expected experts of event shape ({size},), got {tuple(expert.event_shape)}. Fix: "
+                f"latent_dim={size} in the encoder, or another latent_dim here."
+            )
+
+
+def _called(encoder: nn.Module, x: Tensor) -> Any:
+    """The encoder's answer in evaluation mode; modes and the random state stay as they were."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    mask = (torch.ones_like(x, dtype=torch.bool),) if takes_mask(encoder) else ()
+    with modes_restored(encoder), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        return encoder.eval()(x, *mask)
+
+
+def default_joint_encoder(model: ObservedModel, decoders: Networks, latent_dim: int) -> JointEncoder:
+    """A masked MLP over all modalities, class numbers one-hot."""
+    return JointEncoder(_shapes(model), latent_dim, num_classes=_classes(model, decoders))
+
+
+def set_encoder_of(
+    model: ObservedModel,
+    encoders: Networks | None,
+    decoders: Networks,
+    latent_dim: int,
+    pooling: str | nn.Module,
+    num_components: int,
+) -> nn.Module:
+    """
+    Sum-pooling or attention over all modalities, or the module given.
+
+    :param encoders: what features come from; other modalities have MLPs, class numbers one-hot.
+    :raises ValueError: for options that the module given would not use, or one that lacks a modality.
+    """
+    if isinstance(pooling, nn.Module):
+        lacking = [m for m in model.modalities if m not in getattr(pooling, "modalities", model.modalities)]
+        if encoders is not None or num_components != 1 or lacking:
+            raise ValueError(
+                f"pooling: a module of your own needs encoders=None, num_components=1 and all modalities; {lacking} "
+                "are missing."
+            )
+        return pooling
+    chosen(pooling=(pooling, ("sum", "attention")))
+    own = {} if encoders is None else dict(encoders)
+    try_out(model, own, latent_dim)
+    classes = {m: c for m, c in _classes(model, decoders).items() if m not in own}
+    kind: Any = SumPoolingEncoder if pooling == "sum" else AttentionEncoder
+    width = 256 if pooling == "sum" else 128
+    networks = {m: ExpertFeatures(encoder, latent_dim, width) for m, encoder in own.items()}
+    features = (width,) if pooling == "sum" else (256, width)
+    options: dict[str, Any] = {"networks": networks} if networks else {}
+    return kind(
+        _shapes(model), latent_dim, features=features, num_classes=classes, num_components=num_components, **options
+    )
+
+
+def _shapes(model: ObservedModel) -> dict[str, tuple[int, ...]]:
+    return {m: tuple(site.event_shape) for m, site in model.door.outline().modalities.items()}
+
+
+def _classes(model: ObservedModel, decoders: Networks) -> dict[str, int]:
+    """How many classes a modality of class numbers has."""
+    supports = {m: base_support(site.support) for m, site in model.door.outline().modalities.items()}
+    numbers = [m for m, support in supports.items() if support.is_discrete and support is not one_hot]
+    classes: Any = {m: getattr(getattr(decoders[m], "likelihood", None), "num_classes", None) for m in numbers}
+    return {m: count for m, count in classes.items() if count is not None}
