@@ -105,9 +105,8 @@ def test_loading_executes_nothing(saved, monkeypatch):
 
 
 def test_an_infinite_option_is_refused(tmp_path):
-    factors = {"image": 2.0}
-    vae = mm.MVAE(*cases.networks(), latent_dim=2, rescale=factors)
-    factors["image"] = float("inf")  # what the constructor itself would refuse
+    vae = mm.MVAE(*cases.networks(), latent_dim=2, rescale={"image": 2.0})
+    vae.__dict__["_config"]["rescale"]["image"] = float("inf")  # what the constructor itself refuses
     with pytest.raises(ValueError, match="infinite or NaN"):
         vae.save(tmp_path / "x")
     assert not (tmp_path / "x").exists()
