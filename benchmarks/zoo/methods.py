@@ -15,6 +15,9 @@ __all__ = ["DRAWS", "METHODS", "Method", "available"]
 #: likelihoods count as they are. Log-likelihoods are those of the model.
 RESCALE = {"label": 4.0}
 
+#: where the label has a private latent that can keep it, or nothing but the alignment of latents to be known by
+MORE = {"label": 16.0}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -83,13 +86,13 @@ METHODS: dict[str, Method] = {
         num_particles=DRAWS,
         prior="normal",
         private_prior="normal",
-        rescale=RESCALE,
+        rescale=MORE,
     ),
-    "CMVAE": _row("CMVAE", private=True, cross=True, num_particles=DRAWS, cluster_prior="normal", rescale=RESCALE),
+    "CMVAE": _row("CMVAE", private=True, cross=True, num_particles=DRAWS, cluster_prior="normal", rescale=MORE),
     "MoPoE": _row("MoPoE", cross=True, rescale=RESCALE),
     "CoDEVAE": _row("CoDEVAE", rescale=RESCALE),
     "HELVAE": _row("HELVAE"),
-    "MMVM": _row("MMVM", cross=True, beta=2.0, rescale={"label": 8.0}),
+    "MMVM": _row("MMVM", cross=True, beta=2.0, rescale=MORE),
     "MaskedVAE": _row("MaskedVAE", pooled=True, cross=True, gradient="path", rescale=RESCALE),
     "MCVAE": _row("MCVAE", rescale=RESCALE),
     "DVCCA": _row("DVCCA", reference="top", fallback="drop", exempt="encodes the top half alone"),
