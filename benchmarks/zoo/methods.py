@@ -90,11 +90,11 @@ METHODS: dict[str, Method] = {
     ),
     "CMVAE": _row("CMVAE", private=True, cross=True, num_particles=DRAWS, cluster_prior="normal", rescale=MORE),
     "MoPoE": _row("MoPoE", cross=True, rescale=RESCALE),
-    "CoDEVAE": _row("CoDEVAE", rescale=RESCALE),
+    "CoDEVAE": _row("CoDEVAE"),
     "HELVAE": _row("HELVAE"),
     "MMVM": _row("MMVM", cross=True, beta=2.0, rescale=MORE),
     "MaskedVAE": _row("MaskedVAE", pooled=True, cross=True, gradient="path", rescale=RESCALE),
-    "MCVAE": _row("MCVAE", rescale=RESCALE),
+    "MCVAE": _row("MCVAE"),
     "DVCCA": _row("DVCCA", reference="top", fallback="drop", exempt="encodes the top half alone"),
 }
 
