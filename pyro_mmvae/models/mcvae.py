@@ -88,12 +88,12 @@ class MCVAE(Configurable, MultimodalVAE):
         for name, given in (("sources", sources), ("targets", targets)):
             if given is not None and (isinstance(given, str) or not given or not set(given) <= set(decoders)):
                 raise ValueError(f"{name}: expected modalities out of {list(decoders)}, got {given!r}.")
-        if sparse and prior != "normal":
+        if sparse and isinstance(prior, str) and prior != "normal":
             raise ValueError("prior: of the dense form; sparse=True has the log-uniform one. Fix: one of the two.")
         own = LogUniformPrior(latent_dim) if sparse else prior_of(prior, latent_dim, learn=False)
         used = encoders if sources is None else {c: encoders[c] for c in sources}
-        if sparse and share_rates(used.values()) is None:
-            raise ValueError("sparse=True needs variational dropout. Fix: encoders with family='dropout'.")
+        if sparse:
+            share_rates(used.values())
         model = model_of(used, decoders, latent_dim, prior=own, every=sources is None)
         guide = Fused(model, {"z": used}, fusion=Mixture())
         names, channels = model.modalities, tuple(m for m in model.modalities if m in used)

@@ -31,7 +31,6 @@ REFUSED: dict[str, tuple[Callable[..., Any], int, dict[str, Any], str]] = {
     "source unknown": (mm.MCVAE, 0, {"sources": ["q"]}, "sources"),
     "source a string": (mm.MCVAE, 0, {"sources": "ab"}, "sources"),
     "no targets": (mm.MCVAE, 0, {"targets": []}, "targets"),
-    "sparse without dropout": (mm.MCVAE, 0, {"sparse": True}, "dropout"),
     "sparse with a prior": (mm.MCVAE, 0, {"sparse": True, "prior": "laplace"}, "prior"),
     "a factor below 0": (mm.MVAE, 0, {"rescale": {"a": -1.0}}, "rescale"),
     "beta a word": (mm.GPoE, 0, {"beta": "x"}, "beta"),
