@@ -80,7 +80,7 @@ def with_prior(prior: Any, posterior: Any, any_observed: Tensor) -> Any:
         return Where(any_observed, posterior, prior)
     chosen = any_observed.unsqueeze(-1)
     loc, scale = torch.where(chosen, own.loc, other.loc), torch.where(chosen, own.scale, other.scale)
-    return kind(loc, scale).to_event(1)
+    return (SharedScaleNormal if kind is dist.Normal else kind)(loc, scale).to_event(1)
 
 
 def uniform_log_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:  # shape: (E, *batch)

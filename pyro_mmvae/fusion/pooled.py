@@ -9,11 +9,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import SharedScaleNormal, unwrap
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import with_prior
 from pyro_mmvae.masks import Data, ObsMask
@@ -36,6 +34,7 @@ class Pooled(Fusion):
 
     Example::
 
+        >>> import pyro.distributions as dist
         >>> from pyro_mmvae.nn import SumPoolingEncoder
         >>> rule = Pooled(SumPoolingEncoder({"a": 4, "b": 3}, 2))
         >>> features = rule.encoder.features({"a": torch.zeros(5, 4), "b": torch.zeros(5, 3)})
@@ -86,9 +85,4 @@ class Pooled(Fusion):
                 f"Pooled: the latent has event shape {tuple(prior.event_shape)}, the encoder's posterior "
                 f"{tuple(posterior.event_shape)}. Fix: latent_dim={prior.event_shape.numel()} in the encoder."
             )
-        some, base, own = shown.any(-1), unwrap(posterior), unwrap(prior)
-        if not (isinstance(base, dist.Normal) and isinstance(own, dist.Normal)):
-            return with_prior(prior, posterior, some)
-        some = some.unsqueeze(-1)
-        loc, scale = torch.where(some, base.loc, own.loc), torch.where(some, base.scale, own.scale)
-        return SharedScaleNormal(loc, scale).to_event(1)
+        return with_prior(prior, posterior, shown.any(-1))

@@ -5,7 +5,6 @@ Layer: guides.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -15,12 +14,7 @@ from pyro_mmvae.distributions import fill_value, map_params
 from pyro_mmvae.handlers.observe import GATHER_WORK, all_rows_wanted
 from pyro_mmvae.nn import modes_restored
 
-__all__ = ["encode_rows", "network_cost", "takes_mask"]
-
-
-def takes_mask(encoder: nn.Module) -> bool:
-    """Whether the encoder's signature has ``mask``."""
-    return "mask" in inspect.signature(encoder.forward).parameters
+__all__ = ["encode_rows", "network_cost"]
 
 
 def network_cost(module: nn.Module) -> int | None:

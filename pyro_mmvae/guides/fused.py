@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from pyro_mmvae import fusion as fusions
 from pyro_mmvae.fusion import Experts, Fusion, posterior_at
 from pyro_mmvae.guides.component import components_wanted
-from pyro_mmvae.guides.encode import encode_rows, network_cost, takes_mask
+from pyro_mmvae.guides.encode import encode_rows, network_cost
 from pyro_mmvae.guides.enumerated import Enumerated
 from pyro_mmvae.handlers.registration import Registered
 from pyro_mmvae.masks import Data, ObsMask, fill
-from pyro_mmvae.nn import NamedModules
+from pyro_mmvae.nn import NamedModules, takes_mask
 from pyro_mmvae.stories import ObservedModel, Outline, data_plate, observe
 
 __all__ = ["Fused", "Product"]

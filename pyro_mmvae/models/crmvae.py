@@ -5,12 +5,10 @@ Layer: models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from pyro_mmvae.guides import Product
-from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
+from pyro_mmvae.models.parts import Networks, Prior, Rescale, factor_of, factors, model_of, nonnegative, prior_of
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import ELBO, Annealed, Context, Each, Nothing, Observed, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE
@@ -72,7 +70,7 @@ class CRMVAE(Configurable, MultimodalVAE):
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
         guide = Product(model, {"z": encoders}, prior_expert="never")
         own, annealed = factors(model, rescale), Annealed(beta, warmup)
-        half = {m: 0.5 * (own.get(m, 1.0) if isinstance(own, Mapping) else own) for m in model.modalities}
+        half = {m: 0.5 * factor_of(own, m) for m in model.modalities}
 
         def share(context: Context) -> Tensor:  # shape: (B,)
             return 1 / (context.count + 1)

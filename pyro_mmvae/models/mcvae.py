@@ -13,7 +13,17 @@ from torch import Tensor
 
 from pyro_mmvae.fusion import Mixture
 from pyro_mmvae.guides import Fused
-from pyro_mmvae.models.parts import Networks, Prior, Rescale, chosen, factors, model_of, nonnegative, prior_of
+from pyro_mmvae.models.parts import (
+    Networks,
+    Prior,
+    Rescale,
+    chosen,
+    factor_of,
+    factors,
+    model_of,
+    nonnegative,
+    prior_of,
+)
 from pyro_mmvae.nn import Configurable, share_rates
 from pyro_mmvae.objectives import ELBO, Annealed, Context, Fixed, Only, Term, Terms
 from pyro_mmvae.stories import LogUniformPrior
@@ -107,7 +117,9 @@ class MCVAE(Configurable, MultimodalVAE):
         super().__init__(model, guide, ELBO(Terms(terms)))
 
 
-def _multi_task(channel: str, channels: Sequence[str], target: Only, beta: Annealed, lambdas: object) -> Term:
+def _multi_task(
+    channel: str, channels: Sequence[str], target: Only, beta: Annealed, lambdas: Mapping[str, float] | float
+) -> Term:
     """One channel's term, weighted by how often the batch shows it with each other one."""
 
     def counts(context: Context) -> Tensor:  # shape: (C, M), samples that show both
@@ -117,7 +129,7 @@ def _multi_task(channel: str, channels: Sequence[str], target: Only, beta: Annea
     def explain(context: Context) -> Tensor:  # shape: (1, M)
         both = counts(context)
         share = len(context.observed) / ((both > 0).sum(0) * both[channels.index(channel)]).clamp(min=1)
-        given = [lambdas.get(m, 1.0) if isinstance(lambdas, Mapping) else lambdas for m in context.names]
+        given = [factor_of(lambdas, m) for m in context.names]
         return (share * torch.tensor(given, dtype=torch.float64, device="cpu")).unsqueeze(0)
 
     def divergence(context: Context) -> Tensor:  # shape: ()

@@ -5,13 +5,11 @@ Layer: models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from pyro_mmvae.guides import Product
-from pyro_mmvae.models.parts import Networks, Prior, Rescale, factors, model_of, nonnegative, prior_of
+from pyro_mmvae.models.parts import Networks, Prior, Rescale, factor_of, factors, model_of, nonnegative, prior_of
 from pyro_mmvae.nn import Configurable
 from pyro_mmvae.objectives import ELBO, Annealed, Context, Each, Nothing, Observed, Term, Terms
 from pyro_mmvae.vae import MultimodalVAE
@@ -79,7 +77,7 @@ class MVTCAE(Configurable, MultimodalVAE):
         own = factors(model, rescale)
 
         def likelihood(context: Context) -> Tensor:  # shape: (B, M)
-            given = [own.get(m, 1.0) if isinstance(own, Mapping) else own for m in context.names]
+            given = [factor_of(own, m) for m in context.names]
             lambdas = torch.tensor(given, dtype=torch.float64, device="cpu")
             return ((context.count - alpha) / context.count).unsqueeze(-1) * lambdas
 

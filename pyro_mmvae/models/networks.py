@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import one_hot
 
 from pyro_mmvae.distributions import base_support
-from pyro_mmvae.guides.encode import takes_mask
-from pyro_mmvae.nn import AttentionEncoder, ExpertFeatures, JointEncoder, SumPoolingEncoder, modes_restored
+from pyro_mmvae.nn import AttentionEncoder, ExpertFeatures, JointEncoder, SumPoolingEncoder, modes_restored, takes_mask
 from pyro_mmvae.stories import ObservedModel
 
 __all__ = ["Networks", "chosen", "default_joint_encoder", "set_encoder_of", "try_out"]

@@ -23,6 +23,7 @@ __all__ = [
     "Rescale",
     "chosen",
     "each_beta",
+    "factor_of",
     "factors",
     "guide_of",
     "model_of",
@@ -112,6 +113,11 @@ def factors(model: ObservedModel, rescale: Rescale) -> Mapping[str, float] | flo
         raise ValueError(f"rescale: unknown modalities {sorted(unknown)}; known are {list(model.modalities)}.")
     nonnegative(**{f"rescale[{m!r}]": factor for m, factor in rescale.items()})
     return dict(rescale)
+
+
+def factor_of(given: Mapping[str, float] | float, modality: str) -> float:
+    """One modality's factor out of :func:`factors`."""
+    return given.get(modality, 1.0) if isinstance(given, Mapping) else given
 
 
 def guide_of(

@@ -7,7 +7,7 @@ from pyro_mmvae.nn.attention import AttentionEncoder
 from pyro_mmvae.nn.config import Configurable, from_config, register_function, to_json
 from pyro_mmvae.nn.decoders import ConvDecoder, LinearDecoder, MLPDecoder
 from pyro_mmvae.nn.defaults import default_networks
-from pyro_mmvae.nn.encoders import ConvEncoder, EmbeddingEncoder, MLPEncoder
+from pyro_mmvae.nn.encoders import ConvEncoder, EmbeddingEncoder, MLPEncoder, takes_mask
 from pyro_mmvae.nn.heads import LaplaceHead, LaplaceSoftmaxHead, NormalHead, SoftplusNormalHead
 from pyro_mmvae.nn.joint import JointEncoder
 from pyro_mmvae.nn.likelihoods import (
@@ -80,4 +80,5 @@ __all__ = [
     "resolve",
     "share_rates",
     "to_json",
+    "takes_mask",
 ]

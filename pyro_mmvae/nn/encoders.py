@@ -5,6 +5,7 @@ Layer: nn.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from math import prod
 
@@ -17,7 +18,7 @@ from pyro_mmvae.nn.heads import Family, make_head
 from pyro_mmvae.nn.mlp import event_size, flatten_event, mlp, positive_int
 from pyro_mmvae.nn.sparse import DropoutRates
 
-__all__ = ["ConvEncoder", "EmbeddingEncoder", "MLPEncoder"]
+__all__ = ["ConvEncoder", "EmbeddingEncoder", "MLPEncoder", "takes_mask"]
 
 
 def _masked(
@@ -86,6 +87,11 @@ class MLPEncoder(Configurable, nn.Module):
             seen = None if mask is None else flatten_event(mask.expand(x.shape), self.event_shape, "MLPEncoder")
             flat = torch.cat(_masked(flat, seen), -1)
         return self.head(self.net(flat))
+
+
+def takes_mask(network: nn.Module) -> bool:
+    """Whether a network's signature has ``mask``."""
+    return "mask" in inspect.signature(network.forward).parameters
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

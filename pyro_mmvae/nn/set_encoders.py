@@ -5,7 +5,6 @@ Layer: nn.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture, unwrap
 from pyro_mmvae.nn.config import Configurable
-from pyro_mmvae.nn.encoders import _dtype, _masked
+from pyro_mmvae.nn.encoders import _dtype, _masked, takes_mask
 from pyro_mmvae.nn.heads import NormalHead
 from pyro_mmvae.nn.mlp import event_size, flatten_event, mlp, positive_int
 from pyro_mmvae.nn.named import NamedModules
@@ -71,7 +70,7 @@ class ExpertFeatures(Configurable, nn.Module):
     def __init__(self, encoder: nn.Module, latent_dim: int, width: int) -> None:
         super().__init__()
         self.encoder, self.net = encoder, nn.Linear(2 * latent_dim, width)
-        self._with_mask = "mask" in inspect.signature(encoder.forward).parameters
+        self._with_mask = takes_mask(encoder)
 
     def forward(
         self,
@@ -149,7 +148,7 @@ class SetEncoder(nn.Module, ABC):
             {n: own[n] if n in own else _Features(s, features, classes.get(n), mask) for n, s in self.shapes.items()}
         )
         self.maps = NamedModules({name: nn.Linear(self.width, self.width) for name in self.shapes})
-        self._with_mask = {n: "mask" in inspect.signature(g.forward).parameters for n, g in self.networks.items()}
+        self._with_mask = {n: takes_mask(g) for n, g in self.networks.items()}
         self.net = mlp(self.width, hidden)
         size = hidden[-1] if len(hidden) else self.width
         several = positive_int(num_components, "num_components") > 1

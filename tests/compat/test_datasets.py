@@ -36,7 +36,7 @@ class TestOwnClasses:
 
     @pytest.fixture(autouse=True)
     def package(self):
-        pytest.importorskip("multivae", exc_type=ImportError)
+        pytest.importorskip("multivae", reason="an extra of the tests; make test installs it", exc_type=ImportError)
 
     def test_complete(self):
         from multivae.data.datasets.base import MultimodalBaseDataset

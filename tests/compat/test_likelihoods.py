@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("multivae", exc_type=ImportError)
+pytest.importorskip("multivae", reason="an extra of the tests; make test installs it", exc_type=ImportError)
 pytestmark = pytest.mark.extra
 
 RUNS = 4

@@ -11,7 +11,7 @@ from torch import nn
 import pyro_mmvae as mm
 from tests.compat.cases import DIMS, DISTS, FACTORS, LATENT, PARAMS, PRIVATE, ROWS, SEEN, Case, rows, write
 
-pytest.importorskip("multivae", exc_type=ImportError)
+pytest.importorskip("multivae", reason="an extra of the tests; make test installs it", exc_type=ImportError)
 pytestmark = pytest.mark.extra
 
 SUBSETS = [list(s) for s in chain.from_iterable(combinations(DIMS, r) for r in range(1, len(DIMS) + 1))]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.compat.cases import CASES, ROWS, SEEN, Case, rows
 
-pytest.importorskip("multivae", exc_type=ImportError)
+pytest.importorskip("multivae", reason="an extra of the tests; make test installs it", exc_type=ImportError)
 pytestmark = pytest.mark.extra
 
 DRAWS = 30
