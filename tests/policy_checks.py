@@ -14,6 +14,7 @@ PACKAGE = "pyro_mmvae"
 # Lowest first; a file may import only from layers below its own. New subpackages and modules take a place here.
 LAYERS = [
     "_optional",
+    "columns",
     "masks",
     "distributions",
     "nn",
@@ -24,6 +25,7 @@ LAYERS = [
     "objectives",
     "datasets",
     "inference",
+    "checks",
     "training",
     "metrics",
     "samplers",

@@ -49,16 +49,18 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _wanted(options: argparse.Namespace) -> Iterator[Run]:
-    """Seed by seed, so that an interrupted command leaves complete seeds."""
+    """Seed by seed, so that an interrupted command leaves complete seeds; a method beside multivae's, at the same time."""
     known = available()
     missing = [name for name in options.methods or () if name not in known]
     if missing:
         raise SystemExit(f"not in this version of the library: {', '.join(missing)}")
     chosen = list(known) if options.methods is None else options.methods
+    rows = [(kind, name) for kind in options.kinds for name in _names(kind, chosen)]
+    order = {name: i for i, name in enumerate([*BASELINES, *chosen])}
+    rows.sort(key=lambda row: order[row[1]])
     for seed in options.seeds:
-        for kind in options.kinds:
-            for name in _names(kind, chosen):
-                yield Run(kind, name, seed, options.seconds, options.particles)
+        for kind, name in rows:
+            yield Run(kind, name, seed, options.seconds, options.particles)
 
 
 def _names(kind: str, chosen: Sequence[str]) -> list[str]:

@@ -89,7 +89,7 @@ METHODS: dict[str, Method] = {
         rescale=MORE,
     ),
     "CMVAE": _row("CMVAE", private=True, cross=True, num_particles=DRAWS, cluster_prior="normal", rescale=MORE),
-    "MoPoE": _row("MoPoE", cross=True, rescale=RESCALE),
+    "MoPoE": _row("MoPoE", cross=True, num_subsets=1, rescale=RESCALE),  # one per sample, as multivae has it
     "CoDEVAE": _row("CoDEVAE"),
     "HELVAE": _row("HELVAE"),
     "MMVM": _row("MMVM", cross=True, beta=2.0, rescale=MORE),

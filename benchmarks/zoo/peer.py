@@ -4,8 +4,8 @@ multivae's methods on the same rows, with the same networks, likelihoods and bud
 Its models take any network that answers in its form, so the networks are the library's, wrapped. It knows no binomial
 likelihood, but keeps one function per modality that returns log-densities (``recon_log_probs``); there the likelihood
 of the library's own decoder is put, so that log-likelihoods on both sides are those of the same family. Training is a
-plain loop over its ``forward(...).loss``, with the library's optimizer, rates and batches; Pyro's and torch's checks of
-arguments are off on both sides.
+plain loop over its loss per row, with the library's optimizer, rates, clipping and batches; Pyro's and torch's checks
+of arguments are off on both sides.
 
 Scores are computed by the library, from a model with the very weights that multivae has trained: the posteriors of both
 are the same functions of the experts. multivae's own estimates of log-likelihoods are wrong for some methods, so they
@@ -122,7 +122,8 @@ def fit_within(name: str, model: Any, train: mm.MultimodalDataset, seconds: floa
     with pyro.validation_enabled(False):
         for epoch, inputs in _passes(rows, incomplete=not PEERS[name].complete, seed=seed):
             optimizer.zero_grad()
-            model(inputs, epoch=epoch, batch_ratio=0.0).loss.backward()
+            found = model(inputs, epoch=epoch, batch_ratio=0.0)
+            (found.loss_sum / len(inputs.data["label"])).backward()  # per row: its own loss is, by method, sum or mean
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
             if budget.step(optimizer):
