@@ -49,7 +49,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _wanted(options: argparse.Namespace) -> Iterator[Run]:
-    """Seed by seed, so that an interrupted command leaves complete seeds; a method beside multivae's, at the same time."""
+    """Seed by seed, so that an interrupted command leaves complete seeds; a method at the same time as multivae's."""
     known = available()
     missing = [name for name in options.methods or () if name not in known]
     if missing:
