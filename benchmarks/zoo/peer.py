@@ -122,14 +122,19 @@ def fit_within(name: str, model: Any, train: mm.MultimodalDataset, seconds: floa
     with pyro.validation_enabled(False):
         for epoch, inputs in _passes(rows, incomplete=not PEERS[name].complete, seed=seed):
             optimizer.zero_grad()
-            found = model(inputs, epoch=epoch, batch_ratio=0.0)
-            (found.loss_sum / len(inputs.data["label"])).backward()  # per row: its own loss is, by method, sum or mean
+            _loss_per_row(model(inputs, epoch=epoch, batch_ratio=0.0), len(inputs.data["label"])).backward()
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
             if budget.step(optimizer):
                 break
     model.eval()
     return budget
+
+
+def _loss_per_row(found: ModelOutput, rows: int) -> Tensor:
+    """Some methods give a sum over the batch, some a mean, most of them both; DMVAE a mean alone."""
+    total: Tensor | None = found.get("loss_sum")
+    return found.loss if total is None else total / rows
 
 
 def _passes(rows: mm.MultimodalDataset, *, incomplete: bool, seed: int) -> Iterator[tuple[int, Any]]:
