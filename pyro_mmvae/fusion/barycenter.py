@@ -13,11 +13,12 @@ from torch import Tensor
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.mean import checked_weights, masked_parameters, normal_or_prior, observed_shares
 from pyro_mmvae.fusion.product import require_normal
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["WassersteinBarycenter"]
 
 
-class WassersteinBarycenter(Fusion):
+class WassersteinBarycenter(Configurable, Fusion):
     r"""
     The Gaussian nearest to the observed experts in the Wasserstein-2 distance [1].
 

@@ -14,13 +14,14 @@ from torch import Tensor
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.mean import masked_parameters, normal_or_prior
 from pyro_mmvae.fusion.product import require_normal
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["ConsensusOfDependentExperts"]
 
 Nonnegative = Literal["rho", "weights"]
 
 
-class ConsensusOfDependentExperts(Fusion):
+class ConsensusOfDependentExperts(Configurable, Fusion):
     r"""
     The best linear combination of experts whose errors have the correlation rho, without the prior [1].
 

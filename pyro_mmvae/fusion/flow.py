@@ -19,11 +19,12 @@ from torch.distributions.transforms import Transform
 from pyro_mmvae.distributions import map_params
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.masks import Data, ObsMask
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["Flow", "FlowPosterior", "Reorder"]
 
 
-class Flow(Fusion):
+class Flow(Configurable, Fusion):
     r"""
     A rule whose fused posterior is sent through learned bijections, the same for all subsets.
 

@@ -18,6 +18,7 @@ from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.mean import checked_weights, masked_parameters, normal_or_prior, observed_shares
 from pyro_mmvae.fusion.pool import with_prior
 from pyro_mmvae.fusion.product import require_normal
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["Hoelder"]
 
@@ -25,7 +26,7 @@ Form = Literal["moment", "mixture"]
 Overlap = Literal["dim", "joint"]
 
 
-class Hoelder(Fusion):
+class Hoelder(Configurable, Fusion):
     r"""
     Hoelder pooling with exponent 1/2: the density with the least mean squared Hellinger distance to the observed
     experts [1], of vectors or of each dimension (``bc``).

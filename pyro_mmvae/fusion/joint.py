@@ -16,13 +16,14 @@ from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import gaussian_prior, precision_pool, stacked, with_prior
 from pyro_mmvae.fusion.product import require_normal
 from pyro_mmvae.masks import Data, ObsMask
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["Joint"]
 
 Subsets = Literal["joint", "product", "bayes"]
 
 
-class Joint(Fusion):
+class Joint(Configurable, Fusion):
     r"""
     q(z | x_S): the unimodal expert for one modality, the joint network for all, and for what lies between
 

@@ -16,11 +16,12 @@ from pyro_mmvae.distributions import SharedScaleNormal
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import gaussian_prior, stacked, with_prior
 from pyro_mmvae.fusion.product import require_normal
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["MeanOfParameters"]
 
 
-class MeanOfParameters(Fusion):
+class MeanOfParameters(Configurable, Fusion):
     r"""
     Mean pooling: the parameters of the observed experts, averaged.
 

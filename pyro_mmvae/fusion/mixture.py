@@ -19,11 +19,12 @@ from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import stacked, uniform_log_weights, with_prior
 from pyro_mmvae.fusion.product import PriorExpert, Product
 from pyro_mmvae.masks import powerset
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["Mixture", "MixtureOfProducts"]
 
 
-class Mixture(Fusion):
+class Mixture(Configurable, Fusion):
     r"""
     Mixture of the observed experts, all weights equal [1].
 
@@ -103,7 +104,7 @@ def _beside(experts: Tensor, prior: Tensor) -> Tensor:  # (M, *batch, D), (*more
     return torch.cat([aligned.expand(len(experts), *shape), prior.expand(shape)[None]])
 
 
-class MixtureOfProducts(Fusion):
+class MixtureOfProducts(Configurable, Fusion):
     r"""
     Mixture of the products over all non-empty subsets of what is observed [1].
 

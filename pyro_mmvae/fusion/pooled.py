@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import with_prior
 from pyro_mmvae.masks import Data, ObsMask
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["Pooled"]
 
 
-class Pooled(Fusion):
+class Pooled(Configurable, Fusion):
     r"""
     q(z | x_S) by one network of the set S [1]; the story's prior where nothing is observed.
 

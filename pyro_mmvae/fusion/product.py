@@ -14,13 +14,14 @@ from torch import Tensor
 
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import gaussian_prior, precision_pool, with_prior
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["PriorExpert", "Product"]
 
 PriorExpert = Literal["always", "never", "full_only", "several"]
 
 
-class Product(Fusion):
+class Product(Configurable, Fusion):
     r"""
     Product of the observed Gaussian experts [1].
 

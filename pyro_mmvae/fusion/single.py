@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import with_prior
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["Single"]
 
 
-class Single(Fusion):
+class Single(Configurable, Fusion):
     r"""
     The expert itself where its modality is observed, the story's prior elsewhere; any family.
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.mixture import Mixture
 from pyro_mmvae.masks import Data, ObsMask
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["Stratified"]
 
 
-class Stratified(Fusion):
+class Stratified(Configurable, Fusion):
     """
     A guide whose terms draw from single experts, as a :class:`Mixture` does, and whose posterior is another rule.
 
@@ -24,10 +25,14 @@ class Stratified(Fusion):
     geometric mean.
 
     :param posterior: the rule of q(z | x_S).
+    :raises TypeError: if it is no rule.
     """
 
     def __init__(self, posterior: Fusion) -> None:
         super().__init__()
+        if not isinstance(posterior, Fusion):
+            kind = type(posterior).__name__
+            raise TypeError(f"posterior: expected a rule of fusion, got {kind}. Fix: e.g. fusion.Product().")
         self.posterior, self.experts = posterior, Mixture()
 
     def features(self, data: Data, obs_mask: ObsMask) -> Any:

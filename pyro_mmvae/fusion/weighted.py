@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import gaussian_prior, precision_pool, with_prior
 from pyro_mmvae.fusion.product import prior_weight, require_normal
+from pyro_mmvae.nn import Configurable
 
 __all__ = ["GeneralizedProduct", "GeometricMean"]
 
 
-class GeneralizedProduct(Fusion):
+class GeneralizedProduct(Configurable, Fusion):
     r"""
     Product with learned exponents per modality and latent dimension, normalized over what is observed [1].
 
@@ -61,7 +62,7 @@ class GeneralizedProduct(Fusion):
         return _pooled(prior, experts, weights, mask)
 
 
-class GeometricMean(Fusion):
+class GeometricMean(Configurable, Fusion):
     r"""
     Weighted geometric mean of the observed experts and the prior.
 

@@ -75,6 +75,8 @@ class HELVAE(Configurable, MultimodalVAE):
         rescale: Rescale = None,
     ) -> None:
         nonnegative(beta=beta)
+        if weights is not None and len(weights) != len(encoders):
+            raise ValueError(f"weights: expected {len(encoders)}, one per modality, got {len(weights)}.")
         model = model_of(encoders, decoders, latent_dim, prior=prior_of(prior, latent_dim, learn_prior))
         guide = Fused(model, {"z": encoders}, fusion=Hoelder(form=form, bc=bc, weights=weights))
         term = Term(beta=Annealed(beta, warmup), rescale=factors(model, rescale))
