@@ -31,7 +31,7 @@ LIKELIHOODS: dict[str, Kind] = {
     "ordinal": "ordinal",
 }
 
-_FLOOR = 1e-3  # of a scale, relative to the larger of |loc| and 1
+_CONSTANT = 1e-6  # a spread below this share of |loc| is none: float32 could not tell
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def fitted(
     Columns with the location and scale of their observed cells: mean and standard deviation ("standard"), or median and
     normal-consistent interquartile range ("robust"); None leaves them as they are.
 
-    Counts are looked at as log(1 + x), positive numbers as log(x); other kinds have no scale. The scale is at least
-    1e-3 times the larger of \|loc\| and 1, so that a constant column can be standardized.
+    Counts are looked at as log(1 + x), positive numbers as log(x); other kinds have no scale. A constant column, whose
+    spread is below 1e-6 \|loc\|, has the floor 1e-3 \|loc\| as its scale, or 1e-3 at 0.
 
     Example::
 
@@ -141,4 +141,7 @@ def _fitted(column: Column, values: Tensor, how: Scaling) -> Column:  # values, 
     else:
         low, middle, high = values.quantile(values.new_tensor([0.25, 0.5, 0.75])).tolist()
         loc, scale = middle, (high - low) / 1.349  # the interquartile range of a standard normal
-    return replace(column, loc=loc, scale=max(scale, _FLOOR * max(abs(loc), 1.0)))
+        scale = scale if scale > 0 else float(values.std(correction=0))  # more than half of the cells are equal
+    if scale <= _CONSTANT * abs(loc):
+        scale = 1e-3 * abs(loc) if loc else 1e-3
+    return replace(column, loc=loc, scale=scale)

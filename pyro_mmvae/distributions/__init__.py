@@ -3,6 +3,7 @@
 Layer: distributions, above masks.
 """
 
+from pyro_mmvae.distributions.columns import ColumnProduct, ColumnSupport
 from pyro_mmvae.distributions.event_mask import factorized_dims, mask_event
 from pyro_mmvae.distributions.lazy import Lazy, Scored
 from pyro_mmvae.distributions.log_uniform import LogUniform, stand_ins
@@ -13,6 +14,8 @@ from pyro_mmvae.distributions.support import base_support, bounds, fill_value, o
 from pyro_mmvae.distributions.where import Where
 
 __all__ = [
+    "ColumnProduct",
+    "ColumnSupport",
     "Lazy",
     "LogUniform",
     "Mixture",

@@ -48,6 +48,9 @@ def fill_value(
     :raises NotImplementedError: for a support without a known constant.
     """
     base = base_support(support)
+    own = getattr(base, "inside", None)
+    if isinstance(own, Tensor):
+        return own
     if base in (constraints.real, constraints.boolean, constraints.nonnegative_integer, constraints.real_vector):
         return torch.tensor(0.0, device="cpu")
     if base in (constraints.positive, constraints.nonnegative, constraints.positive_integer):
@@ -86,5 +89,5 @@ def outside(
             return None
     if base is constraints.real or base is constraints.real_vector:
         return None
-    good = torch.as_tensor(base.check(value)).to(value.device)
+    good = torch.as_tensor(base.check(value), device=value.device)
     return ~good.reshape(value.shape[0], -1).all(-1)

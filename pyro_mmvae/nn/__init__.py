@@ -5,6 +5,7 @@ Layer: nn, above distributions.
 
 from pyro_mmvae.nn.attention import AttentionEncoder
 from pyro_mmvae.nn.config import Configurable, from_config, register_function, to_json
+from pyro_mmvae.nn.covariates import covariates_of
 from pyro_mmvae.nn.decoders import ConvDecoder, LinearDecoder, MLPDecoder
 from pyro_mmvae.nn.defaults import default_networks
 from pyro_mmvae.nn.encoders import ConvEncoder, EmbeddingEncoder, MLPEncoder, takes_mask
@@ -15,6 +16,7 @@ from pyro_mmvae.nn.likelihoods import (
     Beta,
     Binomial,
     Categorical,
+    Columns,
     ContinuousBernoulli,
     FromCallable,
     Laplace,
@@ -28,13 +30,16 @@ from pyro_mmvae.nn.likelihoods import (
     RelaxedBernoulli,
     StudentT,
     ZeroInflatedNegativeBinomial,
+    class_probabilities,
     expected,
     resolve,
 )
 from pyro_mmvae.nn.modes import modes_restored
 from pyro_mmvae.nn.named import NamedModules
 from pyro_mmvae.nn.set_encoders import ExpertFeatures, SumPoolingEncoder
+from pyro_mmvae.nn.small import DropoutNormalHead, SmallDecoder
 from pyro_mmvae.nn.sparse import DropoutRates, VariationalDropoutHead, share_rates
+from pyro_mmvae.nn.tables import ColumnFeatures, Context, TableEncoder
 
 __all__ = [
     "AttentionEncoder",
@@ -42,10 +47,14 @@ __all__ = [
     "Beta",
     "Binomial",
     "Categorical",
+    "ColumnFeatures",
+    "Columns",
     "Configurable",
+    "Context",
     "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
+    "DropoutNormalHead",
     "DropoutRates",
     "EmbeddingEncoder",
     "ExpertFeatures",
@@ -67,11 +76,15 @@ __all__ = [
     "Ordinal",
     "Poisson",
     "RelaxedBernoulli",
+    "SmallDecoder",
     "SoftplusNormalHead",
     "StudentT",
     "SumPoolingEncoder",
+    "TableEncoder",
     "VariationalDropoutHead",
     "ZeroInflatedNegativeBinomial",
+    "covariates_of",
+    "class_probabilities",
     "default_networks",
     "expected",
     "modes_restored",

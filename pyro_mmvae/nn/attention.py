@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.nn.config import Configurable
+from pyro_mmvae.nn.covariates import Columns
 from pyro_mmvae.nn.mlp import mlp, positive_int
 from pyro_mmvae.nn.set_encoders import SetEncoder, Shapes
 
@@ -63,6 +64,7 @@ class AttentionEncoder(Configurable, SetEncoder):
         num_classes: Mapping[str, int] | None = None,
         networks: Mapping[str, nn.Module] | None = None,
         mask: bool = False,
+        context: Columns = None,
     ) -> None:
         super().__init__(
             shapes,
@@ -73,6 +75,7 @@ class AttentionEncoder(Configurable, SetEncoder):
             num_classes=num_classes,
             networks=networks,
             mask=mask,
+            context=context,
         )
         if self.width % positive_int(num_heads, "num_heads"):
             raise ValueError(

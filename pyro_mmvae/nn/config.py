@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pyro_mmvae.columns import Column
+
 __all__ = ["Configurable", "from_config", "register_function", "to_json"]
 
 _CLASSES: dict[str, type[Configurable]] = {}
@@ -139,6 +141,8 @@ def to_json(value: Any) -> Any:
         return value.item()
     if isinstance(value, Configurable):
         return value.config
+    if isinstance(value, Column):
+        return to_json(value.to_dict())
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value) and "class" not in value:
             return {key: to_json(item) for key, item in value.items()}

@@ -5,7 +5,7 @@ Layer: nn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Lazy
 from pyro_mmvae.nn.config import Configurable
+from pyro_mmvae.nn.covariates import Columns, beside, context_of, features_of, names_and_width
 from pyro_mmvae.nn.encoders import image_size
 from pyro_mmvae.nn.likelihoods import Likelihood, resolve
 from pyro_mmvae.nn.mlp import event_size, mlp, multiply_adds, positive_int
@@ -21,15 +22,25 @@ from pyro_mmvae.nn.mlp import event_size, mlp, multiply_adds, positive_int
 __all__ = ["ConvDecoder", "LinearDecoder", "MLPDecoder"]
 
 
-def _lazy(decoder: MLPDecoder | ConvDecoder, z: Tensor) -> Lazy:
+def _lazy(decoder: MLPDecoder | ConvDecoder, z: Tensor, covariates: Mapping[str, Tensor]) -> Lazy:
     """The likelihood at z, whose network has not run."""
     if z.dim() == 0 or z.shape[-1] != decoder.latent_dim:
         raise ValueError(
             f"{type(decoder).__name__} expected a latent (*batch, {decoder.latent_dim}), got shape {tuple(z.shape)}. "
             "Fix: its latent_dim is the total width of the latents it is fed, shared and private."
         )
+    features = features_of(decoder.context, covariates, type(decoder).__name__, z.dtype)
+    inputs = (z,) if features is None else (z, features)
     support = decoder.likelihood.support()
-    return Lazy(decoder.dense, z, event_shape=decoder.event_shape, support=support, cost=decoder.cost)
+    return Lazy(decoder.dense, *inputs, event_shape=decoder.event_shape, support=support, cost=decoder.cost)
+
+
+def _input(decoder: MLPDecoder | ConvDecoder, z: Tensor, features: Tensor | None) -> Tensor:
+    """What the network reads: z, and the features of its context."""
+    if (features is None) != (decoder.context is None):
+        takes = "no features" if decoder.context is None else "the features of its context"
+        raise ValueError(f"{type(decoder).__name__}.dense takes {takes}. Fix: dense(z, dec.context(age=...)).")
+    return beside(z, features)
 
 
 class MLPDecoder(Configurable, nn.Module):
@@ -38,7 +49,7 @@ class MLPDecoder(Configurable, nn.Module):
 
     The call returns a :class:`~pyro_mmvae.distributions.Lazy`: the network runs when a density, a draw or a mean is
     asked for, and only on the rows that are scored. ``dec.dense(z)`` runs it at once. Nothing squashes the outputs but
-    the likelihood.
+    the likelihood. With a context it is ``dec(z, age=..., site=...)``, :math:`p(x \mid z, c)`.
 
     Example::
 
@@ -52,6 +63,8 @@ class MLPDecoder(Configurable, nn.Module):
     :param likelihood: a name or an object of ``pyro_mmvae.nn``, e.g. ``"bernoulli"`` or ``Binomial(16)``.
     :param hidden: widths of the hidden layers; ``()`` for a linear decoder.
     :param dropout: rate after each hidden layer.
+    :param context: columns of the covariates that it reads: their :class:`~pyro_mmvae.nn.Context` is put beside z.
+    :ivar covariates: their names.
     :raises ValueError: for sizes that are not positive, unknown likelihoods, or a latent of another width.
     """
 
@@ -64,26 +77,32 @@ class MLPDecoder(Configurable, nn.Module):
         hidden: Sequence[int] = (256, 256),
         dropout: float = 0.0,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        context: Columns = None,
     ) -> None:
         super().__init__()
+        self.context = context_of(context)
+        self.covariates, extra = names_and_width(self.context)
         self.latent_dim, self.event_shape = positive_int(latent_dim, "latent_dim"), event_size(shape)
         self.likelihood = resolve(likelihood).build(self.event_shape)
         self.raw_shape = self.likelihood.raw_shape()
-        self.net = mlp(latent_dim, hidden, prod(self.raw_shape), activation=activation, dropout=dropout)
+        self.net = mlp(latent_dim + extra, hidden, prod(self.raw_shape), activation=activation, dropout=dropout)
         self.cost = multiply_adds(self.net)
 
     def forward(
         self,
         z: Tensor,  # shape: (*batch, latent_dim)
+        **covariates: Tensor,  # each shape: (*batch,) or fewer leading dimensions
     ) -> Lazy:  # batch_shape: batch, event_shape: event
-        return _lazy(self, z)
+        return _lazy(self, z, covariates)
 
     def dense(
         self,
         z: Tensor,  # shape: (*batch, latent_dim)
+        features: Tensor | None = None,  # shape: (*batch, width) or fewer leading dimensions
     ) -> TorchDistribution:  # batch_shape: batch, event_shape: event
-        """Run the network."""
-        return self.likelihood(self.net(z).reshape(z.shape[:-1] + self.raw_shape))
+        """Run the network; ``features`` are those of its context, if it has one."""
+        h = _input(self, z, features)
+        return self.likelihood(self.net(h).reshape(h.shape[:-1] + self.raw_shape))
 
 
 def LinearDecoder(
@@ -91,6 +110,7 @@ def LinearDecoder(
     shape: int | Sequence[int],
     *,
     likelihood: str | Likelihood = "normal",
+    context: Columns = None,
 ) -> MLPDecoder:
     """
     A decoder without hidden layers: ``MLPDecoder(latent_dim, shape, likelihood=likelihood, hidden=())``.
@@ -102,7 +122,7 @@ def LinearDecoder(
           (0): Linear(in_features=3, out_features=2, bias=True)
         )
     """
-    return MLPDecoder(latent_dim, shape, likelihood=likelihood, hidden=())
+    return MLPDecoder(latent_dim, shape, likelihood=likelihood, hidden=(), context=context)
 
 
 class ConvDecoder(Configurable, nn.Module):
@@ -122,6 +142,7 @@ class ConvDecoder(Configurable, nn.Module):
     :param shape: (C, H, W).
     :param channels: channels before each transposed convolution.
     :param hidden: widths of the layers before the convolutions.
+    :param context: as in :class:`MLPDecoder`.
     :raises ValueError: if ``channels`` is empty, the shape has not three sizes, or the latent has another width.
     """
 
@@ -135,8 +156,11 @@ class ConvDecoder(Configurable, nn.Module):
         hidden: Sequence[int] = (256,),
         dropout: float = 0.0,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        context: Columns = None,
     ) -> None:
         super().__init__()
+        self.context = context_of(context)
+        self.covariates, extra = names_and_width(self.context)
         self.latent_dim, self.event_shape = positive_int(latent_dim, "latent_dim"), image_size(shape)
         if not len(channels):
             raise ValueError("ConvDecoder: channels is empty. Fix: MLPDecoder for a network without convolutions.")
@@ -149,7 +173,7 @@ class ConvDecoder(Configurable, nn.Module):
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         self.sizes = sizes[::-1]
         self.start = torch.Size([widths[0], *self.sizes[0]])
-        self.net = mlp(latent_dim, [*hidden, prod(self.start)], activation=activation, dropout=dropout)
+        self.net = mlp(latent_dim + extra, [*hidden, prod(self.start)], activation=activation, dropout=dropout)
         outs = [*widths[1:], self.event_shape[0] * self.num_raw]
         ups = [nn.ConvTranspose2d(i, o, 4, 2, 1) for i, o in zip(widths, outs, strict=True)]
         self.ups = nn.ModuleList(ups)
@@ -160,19 +184,22 @@ class ConvDecoder(Configurable, nn.Module):
     def forward(
         self,
         z: Tensor,  # shape: (*batch, latent_dim)
+        **covariates: Tensor,  # each shape: (*batch,) or fewer leading dimensions
     ) -> Lazy:  # batch_shape: batch, event_shape: (C, H, W)
-        return _lazy(self, z)
+        return _lazy(self, z, covariates)
 
     def dense(
         self,
         z: Tensor,  # shape: (*batch, latent_dim)
+        features: Tensor | None = None,  # shape: (*batch, width) or fewer leading dimensions
     ) -> TorchDistribution:  # batch_shape: batch, event_shape: (C, H, W)
-        """Run the network."""
-        x = self.net(z).reshape(-1, *self.start)
+        """Run the network; ``features`` are those of its context, if it has one."""
+        h = _input(self, z, features)
+        x = self.net(h).reshape(-1, *self.start)
         for i, (up, (height, width)) in enumerate(zip(self.ups, self.sizes[1:], strict=True)):
             x = up(x)[..., :height, :width]
             x = self.activations[i](x) if i < len(self.activations) else x
         channels, height, width = self.event_shape
         if self.num_raw > 1:
             x = x.reshape(-1, channels, self.num_raw, height, width).movedim(-3, -1)
-        return self.likelihood(x.reshape(z.shape[:-1] + self.likelihood.raw_shape()))
+        return self.likelihood(x.reshape(h.shape[:-1] + self.likelihood.raw_shape()))

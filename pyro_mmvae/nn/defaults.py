@@ -5,22 +5,27 @@ Layer: nn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.columns import Column
 from pyro_mmvae.nn import likelihoods
 from pyro_mmvae.nn.decoders import ConvDecoder, MLPDecoder
 from pyro_mmvae.nn.encoders import ConvEncoder, EmbeddingEncoder, MLPEncoder
 from pyro_mmvae.nn.likelihoods import Likelihood
+from pyro_mmvae.nn.small import DropoutNormalHead, SmallDecoder
+from pyro_mmvae.nn.tables import TableEncoder
 
 __all__ = ["default_networks"]
 
 _FEW_ROWS = 1000
 _FEW_CLASSES = 33  # class numbers in a grid beyond these are taken for counts
 _IMAGE_SIDE = 16
+_PRECISION = 100.0  # of the prior on a small decoder's weights, for data of unit spread
 _SHARP = 2.0  # taken off the log scale that experts start with
 
 
@@ -32,9 +37,14 @@ class _Seen:
     values: Tensor  # shape: (N,), observed entries, flattened
     rows: Tensor  # shape: (R, *event), the rows without a missing entry
     shape: torch.Size
-    num_rows: int
+    num_rows: int  # with an observed entry
+    total: int  # N
     partial: bool  # some rows are observed in part
     integer: bool  # the data type is an integer
+
+    @property
+    def few(self) -> bool:
+        return self.num_rows < _FEW_ROWS
 
     @property
     def image(self) -> bool:
@@ -63,7 +73,7 @@ def _look(name: str, x: Tensor, mask: Tensor | None) -> _Seen:
     some, whole = flat.any(-1), flat.all(-1)
     integer = not x.is_floating_point() and x.dtype != torch.bool
     partial = bool((some & ~whole).any())
-    return _Seen(name, x[seen], x[whole], x.shape[1:], int(some.sum()), partial, integer)
+    return _Seen(name, x[seen], x[whole], x.shape[1:], int(some.sum()), len(x), partial, integer)
 
 
 def _choose(seen: _Seen) -> _Choice:
@@ -120,9 +130,10 @@ def _choose_binary(seen: _Seen) -> _Choice:
 
 
 def _build(seen: _Seen, choice: _Choice, latent_dim: int) -> tuple[nn.Module, nn.Module, str]:
-    few = seen.num_rows < _FEW_ROWS
-    hidden, dropout = ((64,), 0.1) if few else ((256, 256), 0.0)
     lik = choice.likelihood
+    if seen.few and isinstance(lik, likelihoods.Normal) and len(seen.shape) == 1:
+        return _build_small(seen, choice, latent_dim)
+    hidden, dropout = ((64,), 0.1) if seen.few else ((256, 256), 0.0)
     one_hot = isinstance(lik, likelihoods.OneHotCategorical)
     encoder: nn.Module
     if choice.num_classes is not None:
@@ -148,8 +159,50 @@ def _build(seen: _Seen, choice: _Choice, latent_dim: int) -> tuple[nn.Module, nn
     else:
         decoder = MLPDecoder(latent_dim, seen.shape, likelihood=lik, hidden=hidden)
     note = f"{lik.name}: {choice.why}; {type(encoder).__name__} and {type(decoder).__name__}, hidden {hidden}"
-    note += f", dropout {dropout} for {seen.num_rows} rows" if few else ""
-    return encoder, decoder, note + (", the encoder sees which features are missing" if seen.partial else "")
+    note += f", dropout {dropout} for {seen.num_rows} rows" if seen.few else ""
+    return encoder, decoder, note + _sees(seen)
+
+
+def _build_small(seen: _Seen, choice: _Choice, latent_dim: int) -> tuple[nn.Module, nn.Module, str]:
+    """Few rows of real numbers: linear networks."""
+    spread = float(seen.values.double().std(correction=0)) if seen.values.numel() else 1.0
+    decay = _PRECISION / seen.total / (spread**2 if spread > 0 else 1.0)
+    encoder = MLPEncoder(seen.shape, latent_dim, hidden=(), family=DropoutNormalHead, mask=seen.partial)
+    _sharpen(encoder.head)
+    decoder = SmallDecoder(latent_dim, seen.shape, likelihood=choice.likelihood, weight_decay=decay)
+    return encoder, decoder, f"{choice.likelihood.name}: {choice.why}; {_linear(seen, encoder, decoder)}"
+
+
+def _build_table(
+    seen: _Seen, columns: Sequence[Column], context: Sequence[Column], latent_dim: int
+) -> tuple[nn.Module, nn.Module, str]:
+    """A table: its cells keep their units, the networks standardize."""
+    lik, given = likelihoods.Columns(columns), list(context) if len(context) else None
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(c.likelihood for c in columns).items())
+    decoder: MLPDecoder
+    if seen.few:
+        family = DropoutNormalHead
+        encoder = TableEncoder(columns, latent_dim, hidden=(), family=family, mask=seen.partial, context=given)
+        _sharpen(encoder.head)
+        decay = _PRECISION / seen.total
+        decoder = SmallDecoder(latent_dim, seen.shape, likelihood=lik, weight_decay=decay, context=given)
+        return encoder, decoder, f"{kinds}; {_linear(seen, encoder, decoder)}"
+    hidden = (256, 256)
+    encoder = TableEncoder(columns, latent_dim, hidden=hidden, mask=seen.partial, context=given)
+    _sharpen(encoder.head)
+    decoder = MLPDecoder(latent_dim, seen.shape, likelihood=lik, hidden=hidden, context=given)
+    return encoder, decoder, f"{kinds}; TableEncoder and MLPDecoder, hidden {hidden}{_sees(seen)}"
+
+
+def _linear(seen: _Seen, encoder: nn.Module, decoder: SmallDecoder) -> str:
+    """The networks for few rows."""
+    names = f"{type(encoder).__name__} and {type(decoder).__name__}"
+    why = f"dropout and weight decay {decoder.weight_decay:.3g} for {seen.num_rows} rows"
+    return f"{names}, linear with {why}{_sees(seen)}"
+
+
+def _sees(seen: _Seen) -> str:
+    return ", the encoder sees which features are missing" if seen.partial else ""
 
 
 def _sharpen(head: nn.Module) -> None:
@@ -160,7 +213,8 @@ def _sharpen(head: nn.Module) -> None:
     prior as an expert then stay there (posterior collapse).
     """
     with torch.no_grad():
-        head.linear.bias.chunk(2)[1].sub_(_SHARP)  # type: ignore[union-attr,operator]
+        raw = head.log_scale if isinstance(head, DropoutNormalHead) else head.linear.bias.chunk(2)[1]  # type: ignore[union-attr,operator]
+        raw.sub_(_SHARP)
 
 
 def default_networks(
@@ -168,16 +222,23 @@ def default_networks(
     latent_dim: int,
     *,
     obs_mask: Mapping[str, Tensor | None] | None = None,  # shapes: (B,) or (B, *event), bool, True = observed
+    columns: Mapping[str, Sequence[Column]] | None = None,
+    context: Sequence[Column] = (),
 ) -> tuple[dict[str, nn.Module], dict[str, nn.Module], dict[str, str]]:
-    """
+    r"""
     Encoders, decoders with likelihoods, and one line per modality that says what was picked and why.
 
     Only observed, finite entries are looked at. Integers: (B,) and grids of at most 33 class numbers are Categorical,
     other arrays counts. Floats: only 0 and 1 is Bernoulli, or OneHotCategorical where every vector along the last
     dimension sums to 1; whole numbers are counts (NegativeBinomial); images in [0, 1] ContinuousBernoulli; all else
     Normal with a scale learned per feature. Images of 16x16 or more get convolutions; class numbers and one-hot
-    vectors embeddings; below 1,000 observed rows one hidden layer of 64 and dropout 0.1. Experts start sharp, with a
-    scale around 0.14. Where rows are observed in part, the encoder is fed the mask.
+    vectors embeddings. Experts start sharp, with a scale around 0.14. Where rows are observed in part, the encoder is
+    fed the mask. Modalities named in ``columns`` are tables: :class:`TableEncoder`, :class:`Columns`.
+
+    Below 1,000 observed rows tables and vectors of real numbers get linear networks
+    (:class:`~pyro_mmvae.nn.DropoutNormalHead` and :class:`~pyro_mmvae.nn.SmallDecoder`, whose weights have the prior
+    :math:`\mathcal N(0, v / 100)` with v the variance of the data, 1 for tables), everything else one hidden layer of
+    64 and dropout 0.1.
 
     Example::
 
@@ -191,7 +252,9 @@ def default_networks(
     :param data: modalities by name; NaN is missing.
     :param latent_dim: width of the latent, as encoders give it and decoders take it.
     :param obs_mask: what is observed; None, or an absent name, is everything.
-    :raises ValueError: for masks of another shape, or integers below 0.
+    :param columns: of the modalities that are tables (B, P), fitted to their cells.
+    :param context: columns of the covariates, which the networks of tables read.
+    :raises ValueError: for masks of another shape, integers below 0, or tables of another width than their columns.
     :raises TypeError: if a modality is not a tensor.
     """
     encoders, decoders, notes = {}, {}, {}
@@ -199,5 +262,13 @@ def default_networks(
         if not isinstance(x, Tensor) or x.dim() == 0:
             raise TypeError(f"{name}: expected a tensor of shape (B, *event), got {type(x).__name__}.")
         seen = _look(name, x, None if obs_mask is None else obs_mask.get(name))
-        encoders[name], decoders[name], notes[name] = _build(seen, _choose(seen), latent_dim)
+        if columns is not None and name in columns:
+            if tuple(seen.shape) != (len(columns[name]),):
+                raise ValueError(
+                    f"{name}: expected cells (B, {len(columns[name])}), one per column, got {tuple(x.shape)}."
+                )
+            built = _build_table(seen, columns[name], context, latent_dim)
+        else:
+            built = _build(seen, _choose(seen), latent_dim)
+        encoders[name], decoders[name], notes[name] = built
     return encoders, decoders, notes

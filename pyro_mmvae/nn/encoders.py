@@ -14,6 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_mmvae.nn.config import Configurable
+from pyro_mmvae.nn.covariates import Columns, context_of, names_and_width, with_context
 from pyro_mmvae.nn.heads import Family, make_head
 from pyro_mmvae.nn.mlp import event_size, flatten_event, mlp, positive_int
 from pyro_mmvae.nn.sparse import DropoutRates
@@ -54,6 +55,9 @@ class MLPEncoder(Configurable, nn.Module):
     :param dropout: rate after each hidden layer.
     :param mask: whether the network sees the per-feature mask.
     :param transform: applied to the data first, e.g. ``torch.log1p`` for counts.
+    :param context: columns of the covariates that it reads, ``enc(x, mask, age=..., site=...)``: their
+        :class:`~pyro_mmvae.nn.Context` is put beside the data.
+    :ivar covariates: their names.
     :raises ValueError: for sizes that are not positive, or data of another shape.
     """
 
@@ -69,10 +73,13 @@ class MLPEncoder(Configurable, nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
         mask: bool = False,
         transform: Callable[[Tensor], Tensor] | None = None,
+        context: Columns = None,
     ) -> None:
         super().__init__()
         self.event_shape, self.latent_dim, self.mask, self.transform = event_size(shape), latent_dim, mask, transform
-        features = prod(self.event_shape) * (2 if mask else 1)
+        self.context = context_of(context)
+        self.covariates, extra = names_and_width(self.context)
+        features = prod(self.event_shape) * (2 if mask else 1) + extra
         self.net = mlp(features, hidden, activation=activation, dropout=dropout)
         self.head = make_head(family, hidden[-1] if len(hidden) else features, latent_dim, rates)
 
@@ -80,13 +87,14 @@ class MLPEncoder(Configurable, nn.Module):
         self,
         x: Tensor,  # shape: (*batch, *event)
         mask: Tensor | None = None,  # shape: broadcastable to x, bool, True = observed
+        **covariates: Tensor,  # each shape: (*batch,)
     ) -> TorchDistribution:  # batch_shape: batch, event_shape: (latent_dim,)
         flat = flatten_event(x, self.event_shape, "MLPEncoder").to(_dtype(self))
         flat = flat if self.transform is None else self.transform(flat)
         if self.mask:
             seen = None if mask is None else flatten_event(mask.expand(x.shape), self.event_shape, "MLPEncoder")
             flat = torch.cat(_masked(flat, seen), -1)
-        return self.head(self.net(flat))
+        return self.head(self.net(with_context(flat, self.context, covariates, "MLPEncoder")))
 
 
 def takes_mask(network: nn.Module) -> bool:
@@ -104,7 +112,8 @@ class ConvEncoder(Configurable, nn.Module):
     Expert of an image (C, H, W) of any size: strided 3x3 convolutions, hidden layers, head.
 
     Each convolution halves height and width, rounding up. Arbitrary leading dimensions; ``mask`` (fed
-    as C more channels), ``family``, ``rates`` and ``transform`` as in :class:`MLPEncoder`.
+    as C more channels), ``family``, ``rates``, ``transform`` and ``context`` (which joins after the convolutions) as in
+    :class:`MLPEncoder`.
 
     Example::
 
@@ -131,8 +140,11 @@ class ConvEncoder(Configurable, nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
         mask: bool = False,
         transform: Callable[[Tensor], Tensor] | None = None,
+        context: Columns = None,
     ) -> None:
         super().__init__()
+        self.context = context_of(context)
+        self.covariates, extra = names_and_width(self.context)
         self.event_shape, self.latent_dim, self.mask, self.transform = image_size(shape), latent_dim, mask, transform
         width, height, breadth = self.event_shape
         width = 2 * width if mask else width
@@ -141,7 +153,7 @@ class ConvEncoder(Configurable, nn.Module):
             layers += [nn.Conv2d(width, positive_int(size, "every size in channels"), 3, 2, 1), activation()]
             width, height, breadth = size, (height + 1) // 2, (breadth + 1) // 2
         self.conv = nn.Sequential(*layers, nn.Flatten())
-        features = width * height * breadth
+        features = width * height * breadth + extra
         self.net = mlp(features, hidden, activation=activation, dropout=dropout)
         self.head = make_head(family, hidden[-1] if len(hidden) else features, latent_dim, rates)
 
@@ -149,6 +161,7 @@ class ConvEncoder(Configurable, nn.Module):
         self,
         x: Tensor,  # shape: (*batch, C, H, W)
         mask: Tensor | None = None,  # shape: broadcastable to x, bool, True = observed
+        **covariates: Tensor,  # each shape: (*batch,)
     ) -> TorchDistribution:  # batch_shape: batch, event_shape: (latent_dim,)
         batch = flatten_event(x, self.event_shape, "ConvEncoder").shape[:-1]
         image = x.to(_dtype(self))
@@ -156,7 +169,8 @@ class ConvEncoder(Configurable, nn.Module):
         if self.mask:
             image = torch.cat(_masked(image, mask), -3)
         features = self.conv(image.reshape(-1, *image.shape[-3:]))
-        return self.head(self.net(features.reshape(batch + features.shape[1:])))
+        h = with_context(features.reshape(batch + features.shape[1:]), self.context, covariates, "ConvEncoder")
+        return self.head(self.net(h))
 
 
 def image_size(shape: Sequence[int]) -> torch.Size:
@@ -191,6 +205,7 @@ class EmbeddingEncoder(Configurable, nn.Module):
     :param family: and ``rates``: as in :class:`MLPEncoder`.
     :param one_hot: whether the data are one-hot vectors along a last dimension.
     :param mask: as in :class:`MLPEncoder`, one entry per class number.
+    :param context: as in :class:`MLPEncoder`.
     :raises TypeError: if class numbers are expected and the data are not integers.
     """
 
@@ -207,13 +222,16 @@ class EmbeddingEncoder(Configurable, nn.Module):
         dropout: float = 0.0,
         one_hot: bool = False,
         mask: bool = False,
+        context: Columns = None,
     ) -> None:
         super().__init__()
+        self.context = context_of(context)
+        self.covariates, extra = names_and_width(self.context)
         self.grid, self.latent_dim, self.mask, self.one_hot = event_size(shape), latent_dim, mask, one_hot
         self.num_classes = positive_int(num_classes, "num_classes")
         self.event_shape = torch.Size([*self.grid, num_classes]) if one_hot else self.grid
         self.embedding = nn.Embedding(num_classes, positive_int(embedding_dim, "embedding_dim"))
-        features = prod(self.grid) * (embedding_dim + 1 if mask else embedding_dim)
+        features = prod(self.grid) * (embedding_dim + 1 if mask else embedding_dim) + extra
         self.net = mlp(features, hidden, dropout=dropout)
         self.head = make_head(family, hidden[-1] if len(hidden) else features, latent_dim, rates)
 
@@ -221,6 +239,7 @@ class EmbeddingEncoder(Configurable, nn.Module):
         self,
         x: Tensor,  # shape: (*batch, *shape), class numbers; or (*batch, *shape, num_classes) one-hot
         mask: Tensor | None = None,  # shape: broadcastable to x, bool, True = observed
+        **covariates: Tensor,  # each shape: (*batch,)
     ) -> TorchDistribution:  # batch_shape: batch, event_shape: (latent_dim,)
         batch = flatten_event(x, self.event_shape, "EmbeddingEncoder").shape[:-1]
         embedded = self._embed(x)  # shape: (*batch, *grid, embedding_dim)
@@ -230,7 +249,8 @@ class EmbeddingEncoder(Configurable, nn.Module):
                 seen = seen.all(-1, keepdim=True) if self.one_hot else seen.unsqueeze(-1)
             embedded, bits = _masked(embedded, seen)
             embedded = torch.cat([embedded, bits[..., :1]], -1)
-        return self.head(self.net(embedded.reshape(*batch, prod(self.grid) * embedded.shape[-1])))
+        flat = embedded.reshape(*batch, prod(self.grid) * embedded.shape[-1])
+        return self.head(self.net(with_context(flat, self.context, covariates, "EmbeddingEncoder")))
 
     def _embed(self, x: Tensor) -> Tensor:
         if self.one_hot:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture, unwrap
 from pyro_mmvae.nn.config import Configurable
+from pyro_mmvae.nn.covariates import Columns, arguments_of, beside, picked, read_context, set_context
 from pyro_mmvae.nn.encoders import _dtype, _masked, takes_mask
 from pyro_mmvae.nn.heads import NormalHead
 from pyro_mmvae.nn.mlp import event_size, flatten_event, mlp, positive_int
@@ -30,16 +31,19 @@ Shapes = Mapping[str, int | Sequence[int]]
 class _Features(nn.Module):
     """The default network g_m: an MLP of the flattened event; class numbers become one-hot vectors first."""
 
-    def __init__(self, shape: torch.Size, widths: Sequence[int], num_classes: int | None, mask: bool) -> None:
+    def __init__(
+        self, shape: torch.Size, widths: Sequence[int], num_classes: int | None, mask: bool, extra: int
+    ) -> None:
         super().__init__()
         self.event_shape, self.num_classes, self.mask = shape, num_classes, mask
         each = (2 if mask else 1) if num_classes is None else positive_int(num_classes, "num_classes")
-        self.net = mlp(prod(shape) * each, widths)
+        self.net = mlp(prod(shape) * each + extra, widths)
 
     def forward(
         self,
         x: Tensor,  # shape: (B, *event), filled
         mask: Tensor,  # shape: (B, *event), bool
+        context: Tensor | None,  # shape: (B, extra)
     ) -> Tensor:  # shape: (B, F)
         flat = flatten_event(x, self.event_shape, "set encoder")
         seen = flatten_event(mask, self.event_shape, "set encoder") if self.mask else None
@@ -47,9 +51,9 @@ class _Features(nn.Module):
             every = torch.arange(self.num_classes, device=flat.device)
             classes = (flat.long().unsqueeze(-1) == every).to(_dtype(self))  # one-hot, in a form that can be recorded
             classes = classes if seen is None else _masked(classes, seen.unsqueeze(-1))[0]
-            return self.net(classes.flatten(-2))
+            return self.net(beside(classes.flatten(-2), context))
         flat = flat.to(_dtype(self))
-        return self.net(flat if seen is None else torch.cat(_masked(flat, seen), -1))
+        return self.net(beside(flat if seen is None else torch.cat(_masked(flat, seen), -1), context))
 
 
 class ExpertFeatures(Configurable, nn.Module):
@@ -62,7 +66,8 @@ class ExpertFeatures(Configurable, nn.Module):
         >>> ExpertFeatures(MLPEncoder(4, 2), 2, 8)(torch.zeros(5, 4)).shape
         torch.Size([5, 8])
 
-    :param encoder: module whose call returns a location-scale Distribution with event shape ``(latent_dim,)``.
+    :param encoder: module whose call returns a location-scale Distribution with event shape ``(latent_dim,)``; its
+        covariates are passed on.
     :param latent_dim: see above.
     :param width: number of features.
     """
@@ -71,13 +76,17 @@ class ExpertFeatures(Configurable, nn.Module):
         super().__init__()
         self.encoder, self.net = encoder, nn.Linear(2 * latent_dim, width)
         self._with_mask = takes_mask(encoder)
+        names = arguments_of(encoder)
+        self.covariates, self.required_covariates = tuple(names), tuple(n for n, needed in names.items() if needed)
 
     def forward(
         self,
         x: Tensor,  # shape: (B, *event), filled
         mask: Tensor | None = None,  # shape: (B, *event), bool
+        **covariates: Tensor,  # each shape: (B, ...)
     ) -> Tensor:  # shape: (B, width)
-        expert: Any = unwrap(self.encoder(x, mask) if self._with_mask else self.encoder(x))
+        own = {"mask": mask, **covariates} if self._with_mask else covariates
+        expert: Any = unwrap(self.encoder(x, **own))
         return torch.relu(self.net(torch.cat([expert.loc, expert.scale.log()], -1)))
 
 
@@ -116,8 +125,10 @@ class SetEncoder(nn.Module, ABC):
     :param num_components: K of a Gaussian mixture with learned weights; 1: a diagonal Gaussian.
     :param num_classes: for modalities of class numbers, how many classes.
     :param networks: own :math:`g_m`, (B, \*event) -> (B, F), in place of the default ones; one whose ``forward`` has an
-        argument ``mask`` is given the mask of its features, (B, \*event), beside them.
+        argument ``mask`` is given the mask of its features, (B, \*event), beside them. Further ones are covariates.
     :param mask: whether the default networks see which features are observed.
+    :param context: columns of the covariates c that the default networks read, :math:`g_m(x_m, c)`.
+    :ivar covariates: names of all covariates that are read, from the data.
     :raises ValueError: for empty ``shapes`` or ``features``, and names that are not modalities.
     """
 
@@ -132,6 +143,7 @@ class SetEncoder(nn.Module, ABC):
         num_classes: Mapping[str, int] | None,
         networks: Mapping[str, nn.Module] | None,
         mask: bool,
+        context: Columns,
     ) -> None:
         super().__init__()
         self.shapes = {name: event_size(shape, f"shapes[{name!r}]") for name, shape in shapes.items()}
@@ -144,9 +156,15 @@ class SetEncoder(nn.Module, ABC):
                 f"and num_classes and networks must name modalities; unknown: {unknown}."
             )
         self.width, self.latent_dim = positive_int(features[-1], "every width in features"), latent_dim
+        self.context, self.covariates, self.required_covariates = set_context(context, self.shapes, own)
+        extra = 0 if self.context is None else self.context.width
         self.networks = NamedModules(
-            {n: own[n] if n in own else _Features(s, features, classes.get(n), mask) for n, s in self.shapes.items()}
+            {
+                n: own[n] if n in own else _Features(s, features, classes.get(n), mask, extra)
+                for n, s in self.shapes.items()
+            }
         )
+        self._own = {n: arguments_of(g) for n, g in own.items()}
         self.maps = NamedModules({name: nn.Linear(self.width, self.width) for name in self.shapes})
         self._with_mask = {n: takes_mask(g) for n, g in self.networks.items()}
         self.net = mlp(self.width, hidden)
@@ -161,31 +179,38 @@ class SetEncoder(nn.Module, ABC):
 
     def features(
         self,
-        data: Mapping[str, Tensor],  # shapes: (B, *event), filled
+        data: Mapping[str, Tensor],  # shapes: (B, *event), filled, covariates (B, ...)
         obs_mask: Mapping[str, Tensor] | None = None,  # shapes: (B,) or (B, *event or ones), bool
     ) -> Tensor:  # shape: (B, M, F)
         """
         Features of every modality, on all rows; zeros for those that are absent or None.
 
         :param obs_mask: masks of features, for the networks that look at them; None: everything is observed.
-        :raises ValueError: if no modality is given, or a network returns another width than F.
+        :raises ValueError: if no modality is given, a covariate is missing, or a network returns another width than F.
         """
         given = {name: x for name in self.shapes if (x := data.get(name)) is not None}
         if not given:
             kind = type(self).__name__
             raise ValueError(f"{kind}: none of {list(self.shapes)} is in the data, which has {list(data)}.")
         masks = {} if obs_mask is None else obs_mask
-        out = {name: self.maps[name](self._network(name, x, masks.get(name))) for name, x in given.items()}
+        context = read_context(self.context, data, type(self).__name__, _dtype(self))
+        more = {name: self._further(name, data, context) for name in given}
+        out = {name: self.maps[name](self._network(name, x, masks.get(name), more[name])) for name, x in given.items()}
         zero = torch.zeros_like(next(iter(out.values())))
         return torch.stack([out.get(name, zero) for name in self.shapes], -2)
 
-    def _network(self, name: str, x: Tensor, mask: Tensor | None) -> Tensor:  # shape: (B, F)
+    def _further(self, name: str, data: Mapping[str, Tensor], context: Tensor | None) -> dict[str, Any]:
+        """What the network of a modality reads beside it."""
+        own = self._own.get(name)
+        return {"context": context} if own is None else picked(own, data, f"the feature network of {name!r}")
+
+    def _network(self, name: str, x: Tensor, mask: Tensor | None, more: Mapping[str, Any]) -> Tensor:  # shape: (B, F)
         if self._with_mask[name]:
             mask = x.new_ones((len(x),), dtype=torch.bool) if mask is None else mask
             mask = mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim())).expand(x.shape)
-            h = self.networks[name](x, mask)
+            h = self.networks[name](x, mask=mask, **more)
         else:
-            h = self.networks[name](x)
+            h = self.networks[name](x, **more)
         if h.shape != (len(x), self.width):
             raise ValueError(f"{name}: expected features of shape {(len(x), self.width)}, got {tuple(h.shape)}.")
         return h
@@ -257,6 +282,7 @@ class SumPoolingEncoder(Configurable, SetEncoder):
         num_classes: Mapping[str, int] | None = None,
         networks: Mapping[str, nn.Module] | None = None,
         mask: bool = False,
+        context: Columns = None,
     ) -> None:
         super().__init__(
             shapes,
@@ -267,6 +293,7 @@ class SumPoolingEncoder(Configurable, SetEncoder):
             num_classes=num_classes,
             networks=networks,
             mask=mask,
+            context=context,
         )
 
     def pool(self, shown: Tensor, mask: Tensor) -> Tensor:  # shape: (*batch, F)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pyro_mmvae.columns import Column
 from pyro_mmvae.nn import (
     ConvDecoder,
     ConvEncoder,
     EmbeddingEncoder,
     MLPDecoder,
     MLPEncoder,
+    SmallDecoder,
+    TableEncoder,
     default_networks,
     expected,
     from_config,
@@ -57,7 +60,9 @@ def test_choice_is_made_and_said(name):
     x, likelihood, encoder, decoder = CASES[name]
     encoders, decoders, notes = default_networks({name: x}, 2)
     enc, dec = encoders[name], decoders[name]
-    assert (dec.likelihood.name, type(enc), type(dec)) == (likelihood, encoder, decoder)
+    small = decoder is MLPDecoder and likelihood == "Normal" and x.dim() == 2  # few rows of real numbers
+    expected_types = (encoder, SmallDecoder if small else decoder)
+    assert (dec.likelihood.name, type(enc), type(dec)) == (likelihood, *expected_types)
     assert notes[name].startswith(likelihood) and encoder.__name__ in notes[name] and "\n" not in notes[name]
     filled = torch.nan_to_num(x) if x.is_floating_point() else x
     z = enc(filled).rsample()
@@ -66,7 +71,7 @@ def test_choice_is_made_and_said(name):
     if whole.any():
         value = x[whole].float() if x.dtype == torch.bool else x[whole]
         assert torch.isfinite(dec(z[whole]).log_prob(value)).all()
-    assert type(from_config(enc.config)) is encoder and type(from_config(dec.config)) is decoder
+    assert type(from_config(enc.config)) is encoder and type(from_config(dec.config)) is type(dec)
 
 
 def test_only_observed_entries_are_looked_at():
@@ -94,7 +99,7 @@ def test_size_of_the_networks_follows_the_number_of_observed_rows():
     assert encoders["a"].config["hidden"] == [256, 256] and encoders["a"].config["dropout"] == 0.0
     x[:600] = NAN
     encoders, _, notes = default_networks({"a": x}, 2)
-    assert encoders["a"].config["hidden"] == [64] and encoders["a"].config["dropout"] == 0.1
+    assert encoders["a"].config["hidden"] == []
     assert "for 900 rows" in notes["a"] and not encoders["a"].mask
 
 
@@ -119,3 +124,41 @@ def test_errors():
     for bad in ([1.0], torch.tensor(1.0)):
         with pytest.raises(TypeError, match="a: expected a tensor"):
             default_networks({"a": bad}, 2)
+
+
+TABLE = [Column("crp", "normal", loc=5.0, scale=2.0), Column("stage", "ordinal", ("I", "II", "III"))]
+
+
+@pytest.mark.parametrize(("rows", "decoder"), [(999, SmallDecoder), (1000, MLPDecoder)])
+def test_a_table_gets_networks_of_its_columns_and_its_context(rows, decoder):
+    cells = torch.stack([torch.randn(rows), torch.randint(3, (rows,)).float()], -1)
+    age = Column("age", "normal", loc=50.0, scale=10.0)
+    encoders, decoders, notes = default_networks({"blood": cells}, 2, columns={"blood": TABLE}, context=[age])
+    enc, dec = encoders["blood"], decoders["blood"]
+    assert (type(enc), type(dec), dec.likelihood.name) == (TableEncoder, decoder, "Columns")
+    assert enc.covariates == dec.covariates == ("age",)
+    assert notes["blood"].startswith("1 normal, 1 ordinal; TableEncoder")
+    q = enc(cells, age=torch.full((rows,), 61.0))
+    assert q.event_shape == (2,) and (q.base_dist.scale < 0.5).all()  # experts start sharp
+    assert dec(torch.zeros(3, 2), age=torch.zeros(3)).mean.shape == (3, 2)
+
+
+def test_a_table_of_another_width_than_its_columns_is_refused():
+    with pytest.raises(ValueError, match=r"blood: expected cells \(B, 2\), one per column, got \(5, 3\)"):
+        default_networks({"blood": torch.zeros(5, 3)}, 2, columns={"blood": TABLE})
+
+
+def test_weight_decay_of_few_rows_follows_the_units_of_the_data():
+    x = torch.randn(50, 3, dtype=torch.float64)
+    decays = [default_networks({"a": k * x}, 2)[1]["a"].weight_decay for k in (1.0, 7.0)]
+    assert decays[0] == pytest.approx(100 / 50 / float(x.var(correction=0)))
+    assert decays[1] == pytest.approx(decays[0] / 49)  # loadings are 7 times as large
+
+
+def test_small_networks_are_rebuilt_from_their_configs():
+    x = torch.randn(20, 3)
+    encoders, decoders, _ = default_networks({"a": x}, 2)
+    for network, given in ((encoders["a"], x), (decoders["a"], torch.randn(4, 2))):
+        copy = from_config(network.config)
+        copy.load_state_dict(network.state_dict())
+        assert torch.equal(copy.eval()(given).mean, network.eval()(given).mean)

@@ -5,6 +5,7 @@ Layer: nn.
 
 from pyro_mmvae.nn.likelihoods.base import Likelihood, PerFeature, PositiveParameter
 from pyro_mmvae.nn.likelihoods.classes import Bernoulli, Categorical, OneHotCategorical, Ordinal
+from pyro_mmvae.nn.likelihoods.columns import Columns, class_probabilities
 from pyro_mmvae.nn.likelihoods.counts import Binomial, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from pyro_mmvae.nn.likelihoods.custom import FromCallable
 from pyro_mmvae.nn.likelihoods.real import Laplace, Normal, StudentT
@@ -16,6 +17,7 @@ __all__ = [
     "Beta",
     "Binomial",
     "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "FromCallable",
     "Laplace",
@@ -31,6 +33,7 @@ __all__ = [
     "RelaxedBernoulli",
     "StudentT",
     "ZeroInflatedNegativeBinomial",
+    "class_probabilities",
     "expected",
     "resolve",
 ]
