@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from pyro_mmvae import plotting
-from pyro_mmvae.datasets import MultimodalDataset
+from pyro_mmvae.datasets import MultimodalDataset, synthetic_cohort
 from pyro_mmvae.training import History
 
 matplotlib.use("Agg")
@@ -292,3 +292,30 @@ def test_missingness_counts_every_row() -> None:
     for row, count in zip(np.asarray(ax.images[0].get_array()), counts, strict=True):
         assert (state == torch.tensor(row == 1)).all(-1).sum() == count
     assert sum(counts) == 500 and counts == sorted(counts, reverse=True)
+
+
+def test_missingness_draws_the_share_of_each_feature() -> None:
+    ax = plotting.missingness(patterned(), axes())
+    observed = [bars for bars in ax.patches if tuple(bars.get_facecolor()) == to_rgba(plotting.OBSERVED)]
+    assert len(observed) == 2  # one outline for each modality
+    for i, (bars, shares) in enumerate(zip(observed, ([0.8, 1.0], [0.7]), strict=True)):
+        tops, edges, bottom = bars.get_data()
+        np.testing.assert_allclose((bottom - tops) / 3.0, shares)
+        assert i - 0.5 < edges[0] < edges[-1] < i + 0.5
+    assert {"2 features", "1 feature", "100%", "0%", "observed"} <= {text.get_text() for text in ax.texts}
+    assert ax.get_ylim()[0] > 6 and rendered(ax).std() > 0.01
+
+
+def test_missingness_of_whole_modalities_draws_patterns_alone() -> None:
+    ax = plotting.missingness(MultimodalDataset({"a": torch.ones(3, 2)}), axes())
+    assert not ax.texts and not ax.patches and ax.get_ylim() == (0.5, -0.5)
+
+
+def test_missingness_of_tables() -> None:
+    ds = synthetic_cohort(50)
+    ax = plotting.missingness(ds, max_patterns=5)
+    assert texts(ax.get_xticklabels()) == ["mrna", "protein", "clinical"]
+    assert {"12 features", "8 features", "7 features"} <= {text.get_text() for text in ax.texts}
+    picture = rendered(ax)
+    edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])[:, :3]
+    assert (edge == 1).all()  # nothing is cut off

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_mmvae.datasets import _checks
+
 
 def hide_mcar(
     entries: Tensor,  # shape: (N, E), bool, True = there to be hidden
@@ -48,3 +50,18 @@ def _probability(
         short = middle - middle**k / k < rate
         low, high = torch.where(short, middle, low), torch.where(short, high, middle)
     return high
+
+
+def blanked(
+    value: Tensor,  # shape: (N, *event)
+    obs_mask: Tensor,  # shape: (N,) or (N, *event), bool, True = observed
+    entries: Tensor,  # shape: (N, 1) or (N, number of cells), bool, True = hide
+) -> tuple[Tensor, Tensor, Tensor]:  # shapes: (N, *event), (N,) or (N, *event), (N, *event)
+    """A modality with entries hidden, NaN or 0 in their place; its mask; and which cells are gone."""
+    by_row = entries.shape[-1] == 1
+    gone = entries.reshape((-1,) if by_row else value.shape).to(value.device)
+    cells = _checks.cells(gone, value)
+    blank = value.masked_fill(cells, torch.nan if value.is_floating_point() else 0)
+    keep_rows = by_row and obs_mask.dim() == 1
+    mask = obs_mask & ~gone if keep_rows else _checks.cells(obs_mask, value) & ~cells
+    return blank, _checks.collapse(mask), cells

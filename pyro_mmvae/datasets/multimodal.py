@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from pyro_mmvae.datasets import _checks, _hiding, _indexing
+from pyro_mmvae.columns import Scaling
+from pyro_mmvae.datasets import _checks, _hiding, _indexing, _splitting
+from pyro_mmvae.datasets._frames_describe import Description, describe
+from pyro_mmvae.datasets._frames_read import read_frames
 from pyro_mmvae.datasets.batches import Batches
+from pyro_mmvae.datasets.frames import Frames
 
 __all__ = ["MultimodalDataset"]
 
@@ -52,6 +56,7 @@ class MultimodalDataset(Dataset[Any]):
     :ivar modalities: names of the modalities, in the order given.
     :ivar covariates: names of the covariates.
     :ivar truth: the generating model of a simulated dataset, else None.
+    :ivar frames: the tables that it was made from by :meth:`from_frames`, else None.
     :raises ValueError: for ragged lengths, no rows, an unknown name, a wrong mask shape, an observed infinite value, an
         incomplete covariate.
     :raises TypeError: for a float or integer mask, or data that is no numeric array.
@@ -82,6 +87,103 @@ class MultimodalDataset(Dataset[Any]):
         _checks.check_labels(labels, n)
         self.labels = labels
         self.truth: Any = None
+        self.frames: Frames | None = None
+
+    @classmethod
+    def from_frames(
+        cls,
+        frames: Mapping[str, Any],
+        context: Any = None,
+        scale: Scaling = "standard",
+        likelihoods: Mapping[str, Any] | None = None,
+        like: MultimodalDataset | None = None,
+        *,
+        labels: Any = None,
+    ) -> MultimodalDataset:
+        r"""
+        A dataset from DataFrames, one per modality, joined by their index (outer join, order of first appearance).
+
+        A row that a frame lacks is a missing modality, a cell that is NaN, None or NA a missing feature. Each modality
+        becomes one tensor (N, P) of cells in the units of the data; classes are numbered by their place in the levels.
+
+        The dtype of a column chooses its likelihood:
+
+        =========================================  =====================================================
+        bool                                       ``bernoulli``
+        category; ordered category                 ``categorical``; ``ordinal``
+        integers that are all 0 or 1               ``bernoulli``
+        two other integers from 0 on, each in at   ``categorical``
+        least 5 rows
+        other integers from 0 on                   ``negative_binomial``
+        integers, some negative                    ``normal``
+        floats                                     ``normal``
+        floats that are 0 and 1 only               ``bernoulli``
+        floats with gaps, 10 or more cells of      as the integers that pandas made them from
+        which are whole, and none is not
+        =========================================  =====================================================
+
+        Text and dates are errors that name the ways out. Columns with nothing observed are dropped with a warning.
+        :meth:`describe` says what was chosen, and where another choice may be better.
+
+        Example::
+
+            >>> import pandas as pd
+            >>> blood = pd.DataFrame({"crp": [1.5, None, 0.3], "smoker": [True, False, True]}, index=["a", "b", "c"])
+            >>> genes = pd.DataFrame({"TP53": [7.1, 6.5]}, index=["c", "d"])
+            >>> age = pd.DataFrame({"age": [61, 54, 70, 48]}, index=["a", "b", "c", "d"])
+            >>> ds = MultimodalDataset.from_frames({"blood": blood, "genes": genes}, context=age)
+            >>> ds
+            MultimodalDataset(4 rows)
+              blood: (2,) float32, observed 0.62
+              genes: (1,) float32, observed 0.50
+              age: () float32, covariate
+            >>> [(c.name, c.likelihood) for c in ds.frames.columns["blood"]]
+            [('crp', 'normal'), ('smoker', 'bernoulli')]
+
+        :param frames: modality name to DataFrame; a Series is one column.
+        :param context: DataFrame of covariates under their own names, complete for every row: numbers and bools become
+            floats (N,), categories int64 codes (N,). Ids of no frame are left out.
+        :param scale: what networks made for this dataset standardize by, fitted where they are made, on the observed
+            cells of the training rows: mean and standard deviation, median and interquartile range, or nothing.
+        :param likelihoods: modality to {column: likelihood}, or to one for all its columns; see
+            :data:`pyro_mmvae.columns.LIKELIHOODS`.
+        :param like: a dataset made from frames whose columns, levels and likelihoods these are to have: modalities and
+            columns that it alone has are missing here; columns that only the frames have are dropped with a warning.
+        :param labels: as in the constructor; a pandas object is aligned by its index.
+        :raises ValueError: for repeated ids or columns, frames that share no ids, infinite cells, cells that their
+            likelihood cannot have, unknown levels, incomplete context; names the column and the ids.
+        :raises TypeError: for anything but DataFrames, text, dates, and labels of columns that are no strings or
+            integers.
+        """
+        read = read_frames(frames, context, scale, likelihoods, like)
+        ds = cls(read.data, labels=read.frames.aligned("labels", labels), covariates=read.covariates)
+        ds.frames = read.frames
+        return ds
+
+    def describe(self) -> Description:
+        """
+        Columns with likelihood, observed share, mean and spread or levels, and notes; and which modalities are seen
+        together how often.
+
+        Example::
+
+            >>> import pandas as pd
+            >>> frame = pd.DataFrame({"a": [1.5, 2.5, None], "b": pd.Categorical(["x", "y", "x"])})
+            >>> MultimodalDataset.from_frames({"blood": frame}).describe()
+            3 rows
+            <BLANKLINE>
+            blood: 2 columns
+                likelihood observed mean   sd        levels
+            a       normal      67%    2  0.5
+            b  categorical     100%            x (2), y (1)
+            <BLANKLINE>
+            patterns of modalities
+            blood  rows share
+                x     3  100%
+
+        :returns: its tables ``columns``, ``context`` and ``patterns`` are DataFrames.
+        """
+        return describe(self)
 
     def __len__(self) -> int:
         return len(self.data[self.modalities[0]])
@@ -114,7 +216,8 @@ class MultimodalDataset(Dataset[Any]):
         rows = _indexing.rows_of(index, len(self))
         data = {name: value[_indexing.on_device(rows, value)] for name, value in self.data.items()}
         obs_mask = {name: mask[_indexing.on_device(rows, mask)] for name, mask in self.obs_mask.items()}
-        return self._replace(data=data, obs_mask=obs_mask, labels=_indexing.take(self.labels, rows))
+        frames = None if self.frames is None else self.frames.take(rows)
+        return self._replace(data=data, obs_mask=obs_mask, labels=_indexing.take(self.labels, rows), frames=frames)
 
     def _sample(self, i: int) -> Sample:
         if not -len(self) <= i < len(self):
@@ -187,38 +290,44 @@ class MultimodalDataset(Dataset[Any]):
         return mask.reshape(len(self), -1).cpu()
 
     def _hide(self, hidden: Mapping[str, Tensor]) -> MultimodalDataset:
-        data, obs_mask = dict(self.data), {}
-        for name, entries in hidden.items():
-            value, mask = self.data[name], self.obs_mask[name]
-            by_row = entries.shape[-1] == 1
-            gone = entries.reshape((-1,) if by_row else value.shape).to(value.device)
-            gone_cells = _checks.cells(gone, value)
-            data[name] = value.masked_fill(gone_cells, torch.nan if value.is_floating_point() else 0)
-            keep_rows = by_row and mask.dim() == 1
-            obs_mask[name] = _checks.collapse(mask & ~gone if keep_rows else _checks.cells(mask, value) & ~gone_cells)
-        return self._replace(data=data, obs_mask=obs_mask)
+        data, obs_mask, gone = dict(self.data), {}, {}
+        for m, entries in hidden.items():
+            data[m], obs_mask[m], gone[m] = _hiding.blanked(self.data[m], self.obs_mask[m], entries)
+        frames = None if self.frames is None else self.frames.hide(gone)
+        return self._replace(data=data, obs_mask=obs_mask, frames=frames)
 
-    def split(self, fractions: float | Sequence[float] = 0.8, *, seed: int = 0) -> tuple[MultimodalDataset, ...]:
+    def split(
+        self,
+        fractions: float | Sequence[float] = 0.8,
+        *,
+        seed: int = 0,
+        groups: Any = None,
+        stratify: Any = None,
+    ) -> tuple[MultimodalDataset, ...]:
         """
         A random partition of the rows: two parts for one fraction, as many parts as fractions for a sequence.
+
+        With ``groups`` no group is in two parts (patients with several samples, hospitals); the fractions are met as
+        far as a random order of whole groups allows. With ``stratify`` every class has its share of the rows in each
+        part, rounded up or down.
 
         Example::
 
             >>> ds = MultimodalDataset({"a": torch.arange(10)})
             >>> [len(part) for part in ds.split(0.8)], [len(part) for part in ds.split([0.5, 0.3, 0.2], seed=1)]
             ([8, 2], [5, 3, 2])
+            >>> train, test = ds.split(0.5, groups=[0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+            >>> train, test = ds.split(0.5, stratify=["a"] * 6 + ["b"] * 4)
 
-        :raises ValueError: if a part would be empty, or a sequence does not sum to 1.
+        :param groups: one value per row: array, tensor, sequence, pandas Series (aligned by its index if the dataset
+            was made from frames), or the name of a covariate, or of a column of ``labels``.
+        :param stratify: classes, in the same forms.
+        :raises ValueError: if a part would be empty, a sequence does not sum to 1, values are missing or of another
+            number, there are fewer groups than parts, or every class has a single row.
+        :raises NotImplementedError: for both groups and classes.
         """
-        parts = [fractions, 1 - fractions] if isinstance(fractions, (int, float)) else list(fractions)
-        if not (parts and min(parts) > 0 and abs(sum(parts) - 1) < 1e-6):
-            raise ValueError(f"fractions: expected one in (0, 1), or positive ones that sum to 1, got {fractions}.")
-        ends = [round(len(self) * sum(parts[: i + 1])) for i in range(len(parts))]
-        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-        if min(sizes) == 0:
-            raise ValueError(f"fractions {fractions} of {len(self)} rows give parts of {sizes} rows: one is empty.")
-        order = torch.randperm(len(self), generator=_checks.generator(seed), device="cpu")
-        return tuple(self[rows] for rows in order.split(sizes))
+        parts = _splitting.parts_of(self, fractions, seed, groups, stratify)
+        return tuple(self[rows] for rows in parts)
 
     def complete_cases(self) -> MultimodalDataset:
         """
