@@ -101,6 +101,11 @@ class Fusion(nn.Module, ABC):
         return None
 
     @property
+    def covariates(self) -> tuple[str, ...]:
+        """For rules with networks of their own, the covariates that these read from the data."""
+        return ()
+
+    @property
     def counts(self) -> Literal["observed", "inferred"] | None:
         """Where the densities of draws count in a term, if not everywhere: for draws from an auxiliary prior."""
         return None

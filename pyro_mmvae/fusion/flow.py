@@ -74,6 +74,11 @@ class Flow(Configurable, Fusion):
         return self.rule.modalities
 
     @property
+    def covariates(self) -> tuple[str, ...]:
+        """Those of the rule."""
+        return self.rule.covariates
+
+    @property
     def counts(self) -> Literal["observed", "inferred"] | None:
         """As the rule: where the densities of draws count in a term."""
         return self.rule.counts

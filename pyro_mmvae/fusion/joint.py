@@ -17,6 +17,7 @@ from pyro_mmvae.fusion.pool import gaussian_prior, precision_pool, stacked, with
 from pyro_mmvae.fusion.product import require_normal
 from pyro_mmvae.masks import Data, ObsMask
 from pyro_mmvae.nn import Configurable
+from pyro_mmvae.nn.covariates import declared
 
 __all__ = ["Joint"]
 
@@ -47,6 +48,12 @@ class Joint(Configurable, Fusion):
             raise ValueError(f"subsets: expected 'joint', 'product' or 'bayes', got {subsets!r}.")
         self.encoder: Any = encoder
         self.subsets = subsets
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Those of the joint encoder; the unimodal ones have their own."""
+        names = declared(self.encoder)
+        return () if names is None else tuple(names)
 
     def options(self) -> Mapping[str, Any]:
         return {"subsets": self.subsets}

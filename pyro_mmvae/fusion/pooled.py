@@ -16,6 +16,7 @@ from pyro_mmvae.fusion.experts import Experts, Fusion
 from pyro_mmvae.fusion.pool import with_prior
 from pyro_mmvae.masks import Data, ObsMask
 from pyro_mmvae.nn import Configurable
+from pyro_mmvae.nn.covariates import declared
 
 __all__ = ["Pooled"]
 
@@ -28,7 +29,8 @@ class Pooled(Configurable, Fusion):
         q(z \mid x_\emptyset) = p(z)
 
     The features :math:`f_m` are computed once per step, on all rows, the head for every mask. The networks are the
-    rule's own: the latent site needs no encoders besides.
+    rule's own: the latent site needs no encoders besides. Covariates that the encoder has in its attribute
+    ``covariates`` are in the data that it is given.
 
     Laws: what is not in S never matters, nor, if the encoder keeps its parameters by name, does the order of
     modalities. A Gaussian posterior and a Gaussian prior give a Gaussian.
@@ -70,6 +72,12 @@ class Pooled(Configurable, Fusion):
     def modalities(self) -> tuple[str, ...]:
         """The modalities that the encoder listens to, in the order of its features."""
         return tuple(self.encoder.modalities)
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Those of the encoder."""
+        names = declared(self.encoder)
+        return () if names is None else tuple(names)
 
     def options(self) -> Mapping[str, Any]:
         """The kind of encoder; its parameters are in the ``state_dict``."""

@@ -35,6 +35,11 @@ class Stratified(Configurable, Fusion):
             raise TypeError(f"posterior: expected a rule of fusion, got {kind}. Fix: e.g. fusion.Product().")
         self.posterior, self.experts = posterior, Mixture()
 
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Those of the posterior's rule."""
+        return self.posterior.covariates
+
     def features(self, data: Data, obs_mask: ObsMask) -> Any:
         return self.posterior.features(data, obs_mask)
 

@@ -5,6 +5,7 @@ Layer: guides.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,13 +33,14 @@ def encode_rows(
     x: Tensor,  # shape: (B, *event), filled
     mask: Tensor,  # shape: (B, *event or ones), bool
     rows: Tensor,  # shape: (B,), bool
+    covariates: Mapping[str, Tensor] | None = None,  # each shape: (B, ...)
     *,
     index: Tensor | None = None,  # shape: (R,)
     cost: int | None = None,
     with_mask: bool = False,
 ) -> Any:  # batch_shape: (B,), event_shape: (D,)
     """
-    The expert of one modality for a batch; the network sees the observed rows.
+    The expert of one modality for a batch; the network sees the observed rows, and those of its covariates.
 
     Rows without an observation hold constants inside each parameter's constraint. All rows run where leaving some
     out would save less than gathering costs.
@@ -47,31 +49,35 @@ def encode_rows(
     :raises ValueError: if the expert's batch shape is not ``(B,)``.
     """
     count = x.shape[0]
+    given = {} if covariates is None else covariates
+    seen = mask.expand_as(x) if with_mask else None
     if all_rows_wanted():
-        return _call(encoder, name, x, mask.expand_as(x) if with_mask else None)
+        return _call(encoder, name, x, seen, given)
     if index is None:
         index = rows.nonzero().squeeze(-1)
     saved = count - index.numel()
     if saved and (cost is None or saved * cost >= GATHER_WORK):
         if index.numel() == 0:
-            return _nothing(encoder, name, x, mask, with_mask)
-        seen = mask.expand_as(x).index_select(0, index) if with_mask else None
-        gathered = _call(encoder, name, x.index_select(0, index), seen)
+            return _nothing(encoder, name, x, seen, given)
+        own = {c: value.index_select(0, index) for c, value in given.items()}
+        shown = None if seen is None else seen.index_select(0, index)
+        gathered = _call(encoder, name, x.index_select(0, index), shown, own)
         return map_params(gathered, lambda p, constraint, k: _scatter(p, constraint, k, index, count))
-    return _call(encoder, name, x, mask.expand_as(x) if with_mask else None)
+    return _call(encoder, name, x, seen, given)
 
 
-def _nothing(encoder: nn.Module, name: str, x: Tensor, mask: Tensor, with_mask: bool) -> Any:
+def _nothing(encoder: nn.Module, name: str, x: Tensor, seen: Tensor | None, covariates: Mapping[str, Tensor]) -> Any:
     """An expert for a batch that never shows this modality: one row in evaluation mode tells the family."""
     with modes_restored(encoder), torch.no_grad():
         encoder.eval()
-        one = _call(encoder, name, x[:1], mask.expand_as(x)[:1] if with_mask else None)
+        own = {c: value[:1] for c, value in covariates.items()}
+        one = _call(encoder, name, x[:1], None if seen is None else seen[:1], own)
     return one.expand((x.shape[0],))
 
 
-def _call(encoder: nn.Module, name: str, x: Tensor, mask: Tensor | None) -> Any:
+def _call(encoder: nn.Module, name: str, x: Tensor, mask: Tensor | None, covariates: Mapping[str, Tensor]) -> Any:
     try:
-        expert = encoder(x) if mask is None else encoder(x, mask)
+        expert = encoder(x, **covariates) if mask is None else encoder(x, mask=mask, **covariates)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

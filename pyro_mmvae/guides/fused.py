@@ -22,6 +22,7 @@ from pyro_mmvae.guides.enumerated import Enumerated
 from pyro_mmvae.handlers.registration import Registered
 from pyro_mmvae.masks import Data, ObsMask, fill
 from pyro_mmvae.nn import NamedModules, takes_mask
+from pyro_mmvae.nn.covariates import arguments_of, picked
 from pyro_mmvae.stories import ObservedModel, Outline, data_plate, observe
 
 __all__ = ["Fused", "Product"]
@@ -43,8 +44,9 @@ class Fused(nn.Module):
     :param story: an observed model (see :func:`pyro_mmvae.observe`), or a story together with ``modalities``.
     :param encoders: modality -> encoder for a story with one shared latent, or latent site -> (modality -> encoder).
         An encoder is any module whose call returns a Distribution with event shape ``(D,)``; it gets the
-        mask too if its ``forward`` has an argument ``mask``. A site whose rule encodes modalities itself
-        (:class:`pyro_mmvae.fusion.Pooled`) has none, ``{}``; None: no site has any.
+        mask too if its ``forward`` has an argument ``mask``, and the covariates that it names (see
+        :func:`pyro_mmvae.nn.covariates_of`), whether the story takes them or not. A site whose rule encodes modalities
+        itself (:class:`pyro_mmvae.fusion.Pooled`) has none, ``{}``; None: no site has any.
     :param fusion: the rule; a mapping from site to rule gives sites different ones.
     :param modalities: names of the observed sites, if ``story`` is no observed model; default: those with encoders.
     :param private: latent site -> modality, if ``story`` is no observed model.
@@ -90,6 +92,10 @@ class Fused(nn.Module):
             for site, own in self.encoders.items()
             for m, e in own.items()
         }
+        self._reads = {(site, m): arguments_of(e) for site, own in self.encoders.items() for m, e in own.items()}
+        names = [name for rule in self.fusion.values() for name in rule.covariates]
+        names += [name for own in self._reads.values() for name in own]
+        story.door.let_in(names)
 
     def encode(self, data: Data, obs_mask: ObsMask) -> dict[str, Experts]:
         """
@@ -97,6 +103,7 @@ class Fused(nn.Module):
 
         :param data: prepared data.
         :param obs_mask: prepared masks ``(B, ...)``: what is observed, of which later masks are subsets.
+        :raises ValueError: if a covariate that an encoder reads is missing.
         """
         done: dict[tuple[int, str], Any] = {}
         experts = {}
@@ -105,7 +112,10 @@ class Fused(nn.Module):
                 if (id(encoder), m) not in done:
                     how = self._how[site, m]
                     rows, index = obs_mask.rows[m], obs_mask.index.get(m)
-                    done[id(encoder), m] = encode_rows(encoder, m, data[m], obs_mask[m], rows, index=index, **how)
+                    given = picked(self._reads[site, m], data, f"the encoder of {m!r}")
+                    done[id(encoder), m] = encode_rows(
+                        encoder, m, data[m], obs_mask[m], rows, given, index=index, **how
+                    )
             features = self.fusion[site].features(data, obs_mask)
             dists = tuple(done[id(e), m] for m, e in own.items())
             experts[site] = Experts(self._heard[site], dists, features)

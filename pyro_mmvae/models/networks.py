@@ -5,18 +5,21 @@ Layer: models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice, product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import one_hot
 
+from pyro_mmvae.columns import Column
 from pyro_mmvae.distributions import base_support
 from pyro_mmvae.nn import AttentionEncoder, ExpertFeatures, JointEncoder, SumPoolingEncoder, modes_restored, takes_mask
-from pyro_mmvae.stories import ObservedModel
+from pyro_mmvae.nn.covariates import required_of
+from pyro_mmvae.stories import ModalitySite, ObservedModel
 
-__all__ = ["Networks", "chosen", "default_joint_encoder", "set_encoder_of", "try_out"]
+__all__ = ["Networks", "chosen", "default_joint_encoder", "set_encoder_of", "sites_of", "try_out"]
 
 Networks = Mapping[str, nn.Module]
 
@@ -32,17 +35,66 @@ def chosen(**options: tuple[object, tuple[object, ...]]) -> None:
             raise ValueError(f"{name}: expected one of {list(known)}, got {value!r}.")
 
 
+def _contexts(networks: Iterable[object]) -> dict[str, Column]:
+    """The columns of the covariates of the library's networks, by name; the first of a name."""
+    contexts = [context for n in networks if (context := getattr(n, "context", None)) is not None]
+    columns = [c for context in contexts for c in getattr(getattr(context, "features", None), "columns", ())]
+    return {c.name: c for c in reversed(columns)}
+
+
+def _possible_sites(model: ObservedModel) -> dict[str, ModalitySite] | None:
+    """
+    The modality sites; None where they cannot be seen before data come, since the shapes of covariates are not known.
+
+    Covariates that the library's networks read are one number per row. Those of a user's are tried as a number and as a
+    class.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    known = _contexts(model.story.program.modules()) if isinstance(model.story.program, nn.Module) else {}
+    zeros = like.new_zeros(1)
+    kinds = [(zeros,) if name in known else (zeros, zeros.long()) for name in model.story.required]
+    trials = [dict(zip(model.story.required, trial, strict=True)) for trial in islice(product(*kinds), 16)]
+    if len(trials) == 1:
+        return model.door.outline(trials[0]).modalities
+    for trial in trials:
+        try:
+            return model.door.outline(trial).modalities
+        except Exception:  # a user's network, given what may not be its covariate, raises anything
+            continue
+    return None
+
+
+def sites_of(model: ObservedModel, fix: str) -> dict[str, ModalitySite]:
+    """
+    The modality sites, by dry runs on stand-ins for covariates.
+
+    :param fix: what to do without them.
+    :raises ValueError: if no stand-in will do.
+    """
+    sites = _possible_sites(model)
+    if sites is None:
+        raise ValueError(
+            f"the decoders' covariates {list(model.story.required)} have unknown shapes, and so have the modalities. "
+            f"Fix: {fix}"
+        )
+    return sites
+
+
 def try_out(model: ObservedModel, encoders: Networks, size: int) -> None:
-    """One dry call of every encoder on one row of constants."""
-    sites = model.door.outline().modalities
-    unknown = sorted(set(encoders) - set(sites))
+    """One dry call of every encoder on one row of constants; not of those with covariates of unknown shape."""
+    unknown = sorted(set(encoders) - set(model.modalities))
     if unknown:
-        raise ValueError(f"encoders for unknown modalities {unknown}; those with decoders are {list(sites)}.")
+        known = list(model.modalities)
+        raise ValueError(f"encoders for unknown modalities {unknown}; those with decoders are {known}.")
+    sites = _possible_sites(model)
     for m, encoder in encoders.items():
+        context = _contexts([encoder])
+        if sites is None or any(name not in context for name in required_of(encoder)):
+            continue
         site = sites[m]
         x = site.fill.expand((1, *site.event_shape))
         like = next((p for p in encoder.parameters() if p.is_floating_point()), x)
-        expert = _called(encoder, x.to(like))
+        expert = _called(encoder, x.to(like), {name: x.to(like).new_zeros(1) for name in context})
         if not isinstance(expert, torch.distributions.Distribution):
             raise TypeError(
                 f"encoder of {m!r}: expected a Distribution over z, got {type(expert).__name__}. Fix: return e.g. "
@@ -55,17 +107,19 @@ def try_out(model: ObservedModel, encoders: Networks, size: int) -> None:
             )
 
 
-def _called(encoder: nn.Module, x: Tensor) -> Any:
+def _called(encoder: nn.Module, x: Tensor, covariates: Mapping[str, Tensor]) -> Any:
     """The encoder's answer in evaluation mode; modes and the random state stay as they were."""
     devices = [x.device] if x.device.type == "cuda" else []
-    mask = (torch.ones_like(x, dtype=torch.bool),) if takes_mask(encoder) else ()
+    mask = {"mask": torch.ones_like(x, dtype=torch.bool)} if takes_mask(encoder) else {}
     with modes_restored(encoder), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        return encoder.eval()(x, *mask)
+        return encoder.eval()(x, **mask, **covariates)
 
 
 def default_joint_encoder(model: ObservedModel, decoders: Networks, latent_dim: int) -> JointEncoder:
-    """A masked MLP over all modalities, class numbers one-hot."""
-    return JointEncoder(_shapes(model), latent_dim, num_classes=_classes(model, decoders))
+    """A masked MLP over all modalities, class numbers one-hot; it reads the contexts of the decoders."""
+    sites = sites_of(model, "give a joint_encoder.")
+    context = list(_contexts(decoders.values()).values())
+    return JointEncoder(_shapes(sites), latent_dim, num_classes=_classes(sites, decoders), context=context)
 
 
 def set_encoder_of(
@@ -79,7 +133,8 @@ def set_encoder_of(
     """
     Sum-pooling or attention over all modalities, or the module given.
 
-    :param encoders: what features come from; other modalities have MLPs, class numbers one-hot.
+    :param encoders: what features come from; other modalities have MLPs, class numbers one-hot, which read the contexts
+        of the decoders.
     :raises ValueError: for options that the module given would not use, or one that lacks a modality.
     """
     if isinstance(pooling, nn.Module):
@@ -93,24 +148,27 @@ def set_encoder_of(
     chosen(pooling=(pooling, ("sum", "attention")))
     own = {} if encoders is None else dict(encoders)
     try_out(model, own, latent_dim)
-    classes = {m: c for m, c in _classes(model, decoders).items() if m not in own}
+    sites = sites_of(model, "give a set encoder of your own as pooling.")
+    classes = {m: c for m, c in _classes(sites, decoders).items() if m not in own}
     kind: Any = SumPoolingEncoder if pooling == "sum" else AttentionEncoder
     width = 256 if pooling == "sum" else 128
     networks = {m: ExpertFeatures(encoder, latent_dim, width) for m, encoder in own.items()}
     features = (width,) if pooling == "sum" else (256, width)
     options: dict[str, Any] = {"networks": networks} if networks else {}
+    if set(own) < set(sites):
+        options["context"] = list(_contexts(decoders.values()).values())
     return kind(
-        _shapes(model), latent_dim, features=features, num_classes=classes, num_components=num_components, **options
+        _shapes(sites), latent_dim, features=features, num_classes=classes, num_components=num_components, **options
     )
 
 
-def _shapes(model: ObservedModel) -> dict[str, tuple[int, ...]]:
-    return {m: tuple(site.event_shape) for m, site in model.door.outline().modalities.items()}
+def _shapes(sites: Mapping[str, ModalitySite]) -> dict[str, tuple[int, ...]]:
+    return {m: tuple(site.event_shape) for m, site in sites.items()}
 
 
-def _classes(model: ObservedModel, decoders: Networks) -> dict[str, int]:
+def _classes(sites: Mapping[str, ModalitySite], decoders: Networks) -> dict[str, int]:
     """How many classes a modality of class numbers has."""
-    supports = {m: base_support(site.support) for m, site in model.door.outline().modalities.items()}
+    supports = {m: base_support(site.support) for m, site in sites.items()}
     numbers = [m for m, support in supports.items() if support.is_discrete and support is not one_hot]
     classes: Any = {m: getattr(getattr(decoders[m], "likelihood", None), "num_classes", None) for m in numbers}
     return {m: count for m, count in classes.items() if count is not None}

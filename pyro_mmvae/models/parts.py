@@ -13,7 +13,7 @@ from torch import nn
 
 from pyro_mmvae.fusion import Fusion, Single
 from pyro_mmvae.guides import Fused
-from pyro_mmvae.models.networks import Networks, chosen, try_out
+from pyro_mmvae.models.networks import Networks, chosen, sites_of, try_out
 from pyro_mmvae.objectives import Annealed
 from pyro_mmvae.stories import LaplacePrior, NormalPrior, ObservedModel, Shared, SharedPrivate, observe
 
@@ -104,7 +104,8 @@ def factors(model: ObservedModel, rescale: Rescale) -> Mapping[str, float] | flo
     if rescale is None:
         return 1.0
     if rescale == "dimensions":
-        sizes = {m: prod(site.event_shape) for m, site in model.door.outline().modalities.items()}
+        sites = sites_of(model, "rescale={modality: factor} in place of 'dimensions'.")
+        sizes = {m: prod(site.event_shape) for m, site in sites.items()}
         return {m: max(sizes.values()) / size for m, size in sizes.items()}
     if not isinstance(rescale, Mapping):
         raise ValueError(f"rescale: expected None, 'dimensions' or modality -> factor, got {rescale!r}.")

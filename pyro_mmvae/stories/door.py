@@ -5,12 +5,13 @@ Layer: stories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
-from pyro_mmvae.distributions import base_support, outside
+from pyro_mmvae.distributions import ColumnSupport, base_support, outside
 from pyro_mmvae.masks import Data, ObsMask, batch_size, fill, normalize
 from pyro_mmvae.stories.story import ModalitySite, Outline, Story, outline
 
@@ -49,7 +50,20 @@ class Door:
         if clash:
             raise ValueError(f"{clash} are arguments of the story (covariates) and cannot be modalities as well.")
         self.story, self.modalities = story, tuple(modalities)
+        self.further: tuple[str, ...] = ()
         self._outlines: dict[tuple[object, ...], Outline] = {}
+
+    def let_in(self, names: Collection[str]) -> None:
+        """
+        Let covariates pass that a guide reads and the story does not take; they may be absent.
+
+        :raises ValueError: if one is a modality.
+        """
+        clash = [name for name in names if name in self.modalities]
+        if clash:
+            raise ValueError(f"{clash} are modalities, and arguments of an encoder. Fix: rename these arguments.")
+        new = [name for name in dict.fromkeys(names) if name not in (*self.story.covariates, *self.further)]
+        self.further = (*self.further, *new)
 
     def outline(self, covariates: Mapping[str, Tensor] | None = None) -> Outline:
         """Sites, shapes and supports of the story; a dry run the first time that covariates have these shapes."""
@@ -81,7 +95,8 @@ class Door:
         given = self._known_keys({} if data is None else data)
         size = batch_size(given, n)
         covariates = self._covariates(given, obs_mask)
-        sites = self.outline(covariates).modalities
+        own = {name: x for name, x in covariates.items() if name in self.story.covariates}
+        sites = self.outline(own).modalities
         shapes = {m: site.event_shape for m, site in sites.items()}
         absent = [m for m in self.modalities if m not in given]
         devices = {x.device for x in given.values()}
@@ -100,23 +115,27 @@ class Door:
 
     def _known_keys(self, data: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         if not isinstance(data, Mapping):
-            raise TypeError(f"data: expected a mapping from modality to Tensor, got {type(data).__name__}.")
-        known = (*self.modalities, *self.story.covariates)
-        unknown = set(data) - set(known)
+            hint = " Fix: ds[i : i + 1] is one row of a data set." if isinstance(data, tuple) else ""
+            raise TypeError(f"data: expected a mapping from modality to Tensor, got {type(data).__name__}.{hint}")
+        covariates = (*self.story.covariates, *self.further)
+        unknown = set(data) - {*self.modalities, *covariates}
         if unknown:
             raise ValueError(
                 f"data has unknown keys {sorted(unknown)}; modalities are {list(self.modalities)}, covariates are "
-                f"{list(self.story.covariates)}. Fix: drop or rename them."
+                f"{list(covariates)}. Fix: drop or rename them."
             )
         for name, x in data.items():
             if x is not None and not isinstance(x, Tensor):
-                raise TypeError(f"data[{name!r}]: expected a Tensor, got {type(x).__name__}. Fix: torch.as_tensor(x).")
+                kind = type(x).__name__
+                fix = "MultimodalDataset.from_frames(data)" if kind == "DataFrame" else "torch.as_tensor(x)"
+                raise TypeError(f"data[{name!r}]: expected a Tensor, got {kind}. Fix: {fix}.")
             if isinstance(x, Tensor) and x.dim() == 0:
                 raise ValueError(f"data[{name!r}]: expected shape (B, *event), got a scalar. Fix: one row per sample.")
         return {name: x for name, x in data.items() if x is not None}
 
     def _covariates(self, data: Mapping[str, Tensor], obs_mask: Mapping[str, object] | None) -> dict[str, Tensor]:
-        for name in self.story.covariates:
+        names = (*self.story.covariates, *self.further)
+        for name in names:
             if isinstance(obs_mask, Mapping) and name in obs_mask:
                 raise ValueError(
                     f"obs_mask[{name!r}]: {name!r} is a covariate (an argument of the story) and is always complete. "
@@ -132,7 +151,7 @@ class Door:
                     f"covariate {name!r} has NaN or infinite entries; covariates are always complete. Fix: impute it "
                     "before, or make it a modality."
                 )
-        return {name: data[name] for name in self.story.covariates if name in data}
+        return {name: data[name] for name in names if name in data}
 
 
 def _device(story: Story) -> torch.device:
@@ -155,17 +174,18 @@ def _check_values(
             f"The story's site {name!r} has event shape {tuple(site.event_shape)}. Fix: reshape the data, or check "
             ".to_event in the story."
         )
-    filled = fill(x, mask, site.fill)
+    filled, base = fill(x, mask, site.fill), base_support(site.support)
     if filled.is_floating_point():
         finite = filled.isfinite().reshape(len(filled), -1).all(-1)
         what = "is NaN or infinite where obs_mask says it is observed"
-        _refuse(name, filled, ~finite, torch.isfinite, what, "mark it as missing in obs_mask (False)")
+        _refuse(name, filled, ~finite, torch.isfinite, what, "mark it as missing in obs_mask (False)", base)
     bad = outside(site.support, filled) if site.fixed else None
     if bad is not None:
-        base = base_support(site.support)
         kind = str(base).lower()
         ways = next((w for k, w in _WAYS_OUT.items() if k in kind), "mask it, or choose a likelihood for such values")
-        _refuse(name, filled, bad, base.check, f"lies outside the support of {site.likelihood} ({base})", ways)
+        columns = isinstance(base, ColumnSupport)
+        what = "lies outside its support" if columns else f"lies outside the support of {site.likelihood} ({base})"
+        _refuse(name, filled, bad, base.check, what, ways, base)
     return filled
 
 
@@ -180,13 +200,19 @@ def _refuse(
     check: Callable[[Tensor], Tensor],
     what: str,
     fix: str,
+    support: Constraint,
 ) -> None:
-    """Name the first bad row and, where entries are good or bad one by one, the first bad entry."""
+    """Name the first bad row and, where entries are good or bad one by one, the first bad entry and its column."""
     if not bool(bad.any()):
         return
     row = int(bad.nonzero()[0])
     good = check(x[row])
     entry = x[row][~good][0].item() if good.shape == x[row].shape else x[row].flatten()[:8].tolist()
+    if isinstance(support, ColumnSupport):
+        place = int((~good).nonzero()[0])
+        column = support.columns[place]
+        what = f"{what}; {column.likelihood} takes {support.expects(place)}"
+        raise ValueError(f"data[{name!r}] row {row}, column {column.name!r}: value {entry} {what}. Fix: {fix}.")
     raise ValueError(f"data[{name!r}] row {row}: value {entry} {what}. Fix: {fix}.")
 
 

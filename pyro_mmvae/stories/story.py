@@ -23,6 +23,14 @@ from torch.distributions.constraints import Constraint
 
 from pyro_mmvae.distributions import Lazy, bounds, factorized_dims, fill_value, stand_ins
 from pyro_mmvae.nn import modes_restored
+from pyro_mmvae.nn.covariates import declared
+from pyro_mmvae.stories.refused import (
+    check_batch_shape,
+    explained,
+    refuse_hidden_networks,
+    refuse_plates,
+    require_distribution,
+)
 
 __all__ = ["LatentSite", "ModalitySite", "Outline", "Story", "outline"]
 
@@ -74,6 +82,9 @@ class Story(nn.Module):
     networks it uses, ``modules={...}``; a function whose closure or globals hold networks that were not given is
     refused, since they would silently be neither trained nor saved. Either may be wrapped in Pyro's handlers.
 
+    The arguments are the covariates. A program with an attribute ``covariates``, a tuple of names, takes these as
+    keywords, whatever its signature; all are needed, or those in ``required_covariates``.
+
     Example::
 
         >>> import pyro.distributions as dist
@@ -99,57 +110,31 @@ class Story(nn.Module):
             given += [inner] if inner is not program else []
         else:
             signature = inspect.signature(program)
-            _refuse_hidden_networks(inner, given)
+            refuse_hidden_networks(inner, given)
         self.modules_given = nn.ModuleList(given)
         if isinstance(program, nn.Module):
             self.program = program
         else:
             object.__setattr__(self, "program", program)
-        self.covariates = _covariates(signature)
-        self.required = tuple(p.name for p in signature.parameters.values() if p.default is p.empty)
+        own = declared(inner)
+        arguments = _arguments(signature) if own is None else own
+        self.covariates = tuple(arguments)
+        self.required = tuple(name for name, needed in arguments.items() if needed)
 
     def forward(self, **covariates: Tensor) -> Any:
         """Run the program once."""
         return self.program(**covariates)
 
 
-def _covariates(signature: inspect.Signature) -> tuple[str, ...]:
+def _arguments(signature: inspect.Signature) -> dict[str, bool]:
+    """Argument -> whether it has no default."""
     for p in signature.parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
             raise TypeError(
-                f"story: argument {p} has no fixed name. Fix: name every covariate, e.g. def story(batch, size)."
+                f"story: argument {p} has no fixed name. Fix: name every covariate, e.g. def story(batch, size), "
+                "or in an attribute covariates."
             )
-    return tuple(signature.parameters)
-
-
-def _refuse_hidden_networks(program: Callable[..., Any], given: Collection[nn.Module]) -> None:
-    if not inspect.isfunction(program) and not inspect.ismethod(program):
-        return
-    known = {id(m) for module in given for m in module.modules()}
-    names = inspect.getclosurevars(program)
-    own = {"self": program.__self__} if inspect.ismethod(program) else {}
-    hidden = [
-        name
-        for name, value in {**names.globals, **names.nonlocals, **own}.items()
-        if any(id(m) not in known for m in _networks(value))
-    ]
-    if hidden:
-        raise ValueError(
-            f"story {program.__name__!r} uses networks that were not given: {hidden}; they would be neither trained "
-            "nor saved. Try one of the following fixes:\n"
-            f"1. modules={{{', '.join(f'{name!r}: {name}' for name in hidden)}}}\n"
-            "2. write the story as an nn.Module with forward()"
-        )
-
-
-def _networks(value: object) -> Iterator[nn.Module]:
-    """Networks in a value, one container deep."""
-    if isinstance(value, nn.Module):
-        yield value
-    elif isinstance(value, list | tuple):
-        yield from (v for v in value if isinstance(v, nn.Module))
-    elif isinstance(value, dict):
-        yield from (v for v in value.values() if isinstance(v, nn.Module))
+    return {p.name: p.default is p.empty for p in signature.parameters.values()}
 
 
 class _OutlineMessenger(Messenger):
@@ -173,7 +158,7 @@ class _OutlineMessenger(Messenger):
                     f"{name!r} names two sites of the story, such as a modality and a latent site, and is taken. Fix: "
                     "rename one of them."
                 )
-            _require_distribution(name, fn)
+            require_distribution(name, fn)
             value = fill_value(fn.support, fn.event_shape)
             cost = fn.cost if isinstance(fn, Lazy) else 0
             likelihood, joint = _family(fn)
@@ -187,29 +172,13 @@ class _OutlineMessenger(Messenger):
             return
         self.nesting = max([self.nesting, *(-f.dim for f in msg["cond_indep_stack"] if f.dim is not None)])
         if name in self.names:
-            _check_batch_shape(name, fn, {f.dim: f.size for f in msg["cond_indep_stack"] if f.dim is not None})
+            plates = {f.dim: f for f in msg["cond_indep_stack"] if f.dim is not None}
+            check_batch_shape(name, fn, {dim: f.size for dim, f in plates.items()})
+            refuse_plates(name, fn, [f for f in plates.values() if f.name != "data" and f.size != 1])
         deterministic = msg["infer"].get("_deterministic", False)
         if name not in self.names and not msg["is_observed"] and not deterministic:
             enumerated = msg["infer"].get("enumerate") is not None
             self.latents[name] = LatentSite(fn.event_shape, fn.support, enumerated, fn.has_rsample)
-
-
-def _require_distribution(name: str, fn: object) -> None:
-    if not isinstance(fn, torch.distributions.Distribution):
-        raise TypeError(
-            f"modality {name!r}: expected a Distribution over it, got {type(fn).__name__}. Fix: a decoder returns e.g. "
-            "dist.Normal(loc, scale).to_event(1)."
-        )
-
-
-def _check_batch_shape(name: str, fn: TorchDistribution, plates: Mapping[int, int]) -> None:
-    sizes = enumerate(reversed(fn.batch_shape), start=1)
-    if any(size not in (1, plates.get(-i, 1)) for i, size in sizes):
-        raise ValueError(
-            f"modality {name!r}: on one row its likelihood has batch shape {tuple(fn.batch_shape)}, event shape "
-            f"{tuple(fn.event_shape)}; expected batch shape (1,). Fix: .to_event so that all dimensions of the "
-            "modality are event dimensions, and one likelihood per row of the latent."
-        )
 
 
 def _family(fn: TorchDistribution) -> tuple[str, int | None]:
@@ -248,7 +217,7 @@ def outline(
 
     def look() -> _OutlineMessenger:
         messenger = _OutlineMessenger(modalities)
-        with poutine.block(), stand_ins(), pyro.plate("data", 1, dim=-1), messenger:
+        with poutine.block(), stand_ins(), pyro.plate("data", 1, dim=-1), messenger, explained(story):
             story(**row)
         return messenger
 
