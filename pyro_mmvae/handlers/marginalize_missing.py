@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -27,7 +28,10 @@ class MarginalizeMissingMessenger(Messenger):
     Their integral over p(x_missing | z) is 1. Without this, a guide that lacks them gives values and gradients
     biased by the expected log-density of the imputed rows. ``<name>_observed`` values are made safe under their mask.
     In prediction (``poutine.get_mask() is False``) nothing is dropped: there the sites are the imputations. Objectives
-    see each such statement as the modality ``name``, and score it where their target is.
+    see each such statement as the modality ``name``, and score it where their target is; so they see an observed site
+    without a mask (``obs_mask=None``) whose name is a key of the data.
+
+    Likelihoods with event dimensions take masks of whole events, as in Pyro; inside plates masks are per element.
 
     :param keep: names whose unobserved halves the guide really samples.
     """
@@ -55,11 +59,22 @@ class MarginalizeMissingMessenger(Messenger):
             target = target_of(base)
             if target is not None:
                 msg["mask"] = msg["mask"] & target.mask.to(value.device)
+        elif msg["is_observed"] and not msg["infer"].get("_deterministic") and not isinstance(fn, dist.Unit):
+            self._whole(msg)
         elif name.endswith("_unobserved") and not msg["is_observed"] and not self._predicting:
             base = name.removesuffix("_unobserved")
             if base in self._observed and base not in self.keep:
                 msg["value"] = self._observed[base]  # masked out by Pyro's own where, and never traced
                 msg["done"] = msg["stop"] = True
+
+    def _whole(self, msg: Message) -> None:
+        """An observed site without a mask: a modality where an objective takes it for one, else always scored."""
+        msg["infer"] = {**msg["infer"], "unmasked": True}  # type: ignore[typeddict-unknown-key]
+        target = target_of(msg["name"])
+        if target is not None:
+            mask = target.mask.to(msg["value"].device)
+            msg["infer"] = {**msg["infer"], "modality": msg["name"]}  # type: ignore[typeddict-unknown-key]
+            msg["mask"] = mask if msg["mask"] is None else msg["mask"] & mask
 
 
 def marginalize_missing(model: Callable[..., Any] | None = None, *, keep: Collection[str] = ()) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_mmvae.distributions import Lazy, Scored, fill_value, mask_event
 from pyro_mmvae.distributions.shapes import broadcast
+from pyro_mmvae.handlers.plates import in_site_layout
 from pyro_mmvae.handlers.score import Target, target_of
 from pyro_mmvae.masks import Data, ObsMask, check_mask, fill, observed_rows
 
@@ -104,14 +105,16 @@ class ObserveMessenger(Messenger):
         if x is None:
             return None, torch.zeros((1,) * event_dim, dtype=torch.bool)
         mask = self.obs_mask.get(name)
+        plates = get_plates() if x.dim() > 1 + event_dim else ()
         if mask is None:
-            return x, torch.ones((1,) * event_dim, dtype=torch.bool, device=x.device)
-        if self.filled:
-            return x, mask
-        if not isinstance(self.obs_mask, ObsMask):
-            check_mask(name, mask, x.shape)
-            mask = mask.reshape(mask.shape + (1,) * event_dim) if mask.dim() < x.dim() else mask
-        return fill(x, mask, fill_value(fn.support, fn.event_shape)), mask  # type: ignore[arg-type]
+            known = torch.ones((1,) * event_dim, dtype=torch.bool, device=x.device)
+            return in_site_layout(name, x, event_dim, plates), known
+        if not self.filled:
+            if not isinstance(self.obs_mask, ObsMask):
+                check_mask(name, mask, x.shape)
+                mask = mask.reshape(mask.shape + (1,) * (x.dim() - 1)) if mask.dim() < x.dim() else mask
+            x = fill(x, mask, fill_value(fn.support, fn.event_shape))  # type: ignore[arg-type]
+        return in_site_layout(name, x, event_dim, plates), in_site_layout(name, mask, event_dim, plates)
 
 
 def _score(msg: Message, name: str, fn: TorchDistribution, value: Tensor, known: Tensor) -> None:
@@ -126,6 +129,8 @@ def _score(msg: Message, name: str, fn: TorchDistribution, value: Tensor, known:
         scores = _scores(fn, value, rows, known if per_feature else None, target, name)
         msg["fn"] = Scored(fn, value, scores)
         return
+    if per_feature:
+        msg["infer"] = {**msg["infer"], "likelihood": fn}  # type: ignore[typeddict-unknown-key]
     msg["fn"] = mask_event(fn, known, name) if per_feature else fn
     msg["mask"] = rows if msg["mask"] is None else msg["mask"] & rows
 
@@ -139,7 +144,7 @@ def _scores(
     name: str,
 ) -> Tensor:  # shape: (*batch,)
     """Log-densities of the scored rows; the network sees those rows, or all of them where gathering costs more."""
-    index = None if target is None else target.index
+    index = None if target is None or rows.numel() != target.mask.numel() else target.index  # not in a plate
     if index is None and not _DENSE.get():
         index = rows.reshape(-1).nonzero().squeeze(-1)
     if index is None or not _worth_gathering(fn, rows, index):
@@ -188,7 +193,13 @@ def observe(
     """
     Context manager: condition the modality sites inside on what is observed.
 
-    For models with plates and global sites of their own; :func:`pyro_mmvae.observe` adds the plate ``data``.
+    For models with plates and global sites of their own; :func:`pyro_mmvae.observe` adds the plate ``data``. The model
+    is ``model(data, obs_mask)``; its plate of rows is named ``data`` and lies at dim -1. Sites outside of it (global
+    latents, among them the ``PyroSample`` attributes of a ``PyroModule`` that are read outside of it) count once per
+    data set; in the story of :func:`pyro_mmvae.observe` everything is per sample, ``PyroSample`` weights too.
+
+    A modality inside further plates (dim -2 and left of it) has data ``(B, *plates, *event)``, plates from left to
+    right, and may miss elements: ``obs_mask`` of the same shape.
 
     Example::
 

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import pyro
+from pyro import poutine
 from torch import nn
 
-__all__ = ["Registered", "unregistered"]
+__all__ = ["Registered", "own_parameters", "unregistered"]
 
 _COUNTER = itertools.count()
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -27,6 +28,24 @@ def unregistered() -> Iterator[None]:
         yield
     finally:
         _QUIET.reset(token)
+
+
+@contextmanager
+def own_parameters() -> Iterator[None]:
+    """
+    PyroModules inside use their own parameters, whatever the store holds under their names, and show them to no
+    handler: whoever owns these modules registers the parameters.
+
+    Pyro swaps the store's contents meanwhile and forgets what leads from a parameter to its unconstrained form, which
+    stock ``SVI`` asks for after the step; here it is put back.
+    """
+    held = [(p, p.unconstrained) for p in pyro.get_param_store()._params.values() if hasattr(p, "unconstrained")]
+    try:
+        with pyro.settings.context(module_local_params=True), poutine.block(hide_types=["param"]):
+            yield
+    finally:
+        for p, unconstrained in held:
+            p.unconstrained = unconstrained  # type: ignore[attr-defined]
 
 
 class Registered:

@@ -10,10 +10,13 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pyro_mmvae import objectives
 from pyro_mmvae.nn import to_json
 from pyro_mmvae.objectives import ELBO, IWAE, LearnedWeights, Terms
-from pyro_mmvae.stories import ObservedModel
+from pyro_mmvae.stories import ObservedModel, Outline
 
 __all__ = ["call_of", "model_of", "objective_from", "objective_of", "unsaid"]
 
@@ -65,12 +68,14 @@ def _name(program: Any) -> str:
     return program.__qualname__ if inspect.isroutine(program) else type(program).__name__
 
 
-def model_of(model: Any) -> dict[str, Any]:
+def model_of(model: Any, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
     Names, shapes and likelihoods of a model's sites.
 
-    Shapes are left out (None) where the story takes covariates, which are needed to see them, and everything is
-    where the model was not made by ``observe``.
+    A story with covariates shows its sites with those that it has been run with; ``covariate_shapes`` says which. They
+    are left out (None) where it has not been run, and everything is where the model was not made by ``observe``.
+
+    :param like: the same of a saved model: covariates of its shapes are made up to look at this one.
     """
     if not isinstance(model, ObservedModel):
         return {"observed": False}
@@ -84,13 +89,48 @@ def model_of(model: Any) -> dict[str, Any]:
         "sites": None,
         "latents": None,
     }
-    if not model.story.required:
-        outline = model.door.outline()
+    shapes = _covariate_shapes(model) if like is None else like.get("covariate_shapes")
+    out["covariate_shapes"] = shapes
+    outline = _outline(model, {} if shapes is None else shapes)
+    if outline is not None:
         out["sites"] = {
             m: {"event_shape": list(site.event_shape), "likelihood": site.likelihood}
             for m, site in outline.modalities.items()
         }
         out["latents"] = {name: list(site.event_shape) for name, site in outline.latents.items()}
+    return out
+
+
+def _covariate_shapes(model: ObservedModel) -> dict[str, Any] | None:
+    """Shapes of one row and dtypes of the covariates that the story was run with; None if that is not known."""
+    keys: Any = model.door._outlines
+    for key in keys:
+        if set(model.story.required) <= {name for name, _, _ in key}:
+            return {name: [list(shape), str(dtype).removeprefix("torch.")] for name, shape, dtype in key} or None
+    return None
+
+
+def _outline(model: ObservedModel, shapes: Mapping[str, Any]) -> Outline | None:
+    """The model's sites; None where its covariates are not known, or the story refuses those that are made up."""
+    if not set(model.story.required) <= set(shapes) <= set(model.covariates):
+        return None
+    try:
+        return model.door.outline(_made_up(shapes))
+    except (ArithmeticError, IndexError, RuntimeError, ValueError) as error:
+        if not shapes or "no sample sites" in str(error):
+            raise
+        return None
+
+
+def _made_up(shapes: Mapping[str, Any]) -> dict[str, Tensor]:  # each shape: (1, ...)
+    """Covariates of one row: ones, or class 0."""
+    out = {}
+    for name, (shape, kind) in shapes.items():
+        dtype = getattr(torch, kind, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"the covariate {name!r} is stored with the dtype {kind!r}, which is none of torch's")
+        make = torch.ones if dtype.is_floating_point else torch.zeros
+        out[name] = make((1, *shape), dtype=dtype)
     return out
 
 

@@ -24,6 +24,17 @@ __all__ = ["load", "save"]
 
 Networks = Mapping[str, nn.Module] | None
 
+_FIXES = {
+    "observed": "pyro_mmvae.observe(story, modalities) where it was made so, a program of your own where not",
+    "modalities": "pyro_mmvae.observe(story, modalities={was})",
+    "covariates": "name the story's arguments {was}",
+    "private": "pyro_mmvae.observe(story, modalities, private={was})",
+}
+_CONSTRUCT = (
+    "Fix: construct networks, story and guide with the sizes they were saved with; an AutoGuide makes its parameters "
+    "when it is first run, so call guide(data, obs_mask) once before"
+)
+
 
 def save(vae: Any, path: str | os.PathLike[str]) -> None:
     """
@@ -59,8 +70,12 @@ def load(
     A published method with networks of the library needs nothing but the path. What a config cannot hold is given
     again, constructed as before: networks of your own by modality (``encoders``, ``decoders``), other such options of
     a method by name (``options={"prior": ...}``), and for a :class:`pyro_mmvae.MultimodalVAE` its ``story`` and
-    ``guide``. Names, shapes and likelihoods are compared with the saved ones before anything is changed; then the
-    saved values are written into what was given. Dtypes are the saved ones, and tensors that were shared are shared.
+    ``guide``. Names, shapes and likelihoods of sites, covariates, and names and shapes of parameters are compared
+    with the saved ones before anything is changed, and the first difference is named; then the saved values are written
+    into what was given. (Of a story with covariates that had not run when it was saved, the sites' shapes are not
+    known; of a model not made by ``observe``, parameters alone are compared.) Dtypes are the saved ones, and tensors
+    that were
+    shared are shared.
 
     The objective comes back where JSON can say it (ELBO and IWAE with the selectors of this library). Where it cannot
     (weights that are functions, Pyro's own losses), give ``objective``; else ``ELBO()`` takes its place, with a
@@ -101,10 +116,11 @@ def load(
             refuse("story and guide", saved, story, guide)
             given = {k: v for k, v in networks.items() if v is not None} | dict({} if options is None else options)
             vae = method(saved, given)
-        difference = _first_difference(saved.model, model_of(vae.model))
+        difference = _first_difference(saved.model, model_of(vae.model, saved.model))
         if difference is None:
             tensors = _with_objective(saved, vae, objective)
             difference = first_mismatch(tensors, saved.shared, vae)
+            difference = None if difference is None else f"{difference}. {_CONSTRUCT}"
         if difference is not None:
             raise ValueError(f"load: {str(saved.where)!r} is of another model: {difference}.")
         put(tensors, saved.shared, vae)
@@ -113,16 +129,20 @@ def load(
 
 def _first_difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
     """What first differs between the sites of two models, in words, or None."""
-    for part in ("observed", "modalities", "covariates", "private"):
+    for part, fix in _FIXES.items():
         if saved.get(part) != own.get(part):
-            return f"{part}: saved {saved.get(part)}, the model has {own.get(part)}"
+            was = saved.get(part)
+            return f"{part}: saved {was}, the model has {own.get(part)}. Fix: {fix.format(was=was)}"
     for part, what in (("latents", "latent site"), ("sites", "modality")):
         then, now = saved.get(part), own.get(part)
         if then is None or now is None:
             continue
         for name in [*then, *(n for n in now if n not in then)]:
             if then.get(name) != now.get(name):
-                return f"{what} {name!r}: saved {then.get(name)}, the model has {now.get(name)} (None: not there)"
+                have = f"{what} {name!r}: saved {then.get(name)}, the model has {now.get(name)} (None: not there)"
+                if name in then and name in now:
+                    return f"{have}. Fix: construct the story with the sizes and likelihoods it was saved with"
+                return f"{have}. Fix: name the story's sites as they were saved, {list(then)}; it has {list(now)}"
     return None
 
 

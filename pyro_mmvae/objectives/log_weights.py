@@ -93,7 +93,8 @@ def _cross_densities(
             "pyro_mmvae.guides."
         )
     position = torch.arange(count, device="cpu").repeat_interleave(count)
-    drawn = {s: at_draws(z, done.guide.fns[s], position, programs.nesting) for s, z in values.items()}
+    fns = done.guide.fns  # global sites have one draw for all
+    drawn = {s: at_draws(z, fns[s], position, programs.nesting) if s in fns else z for s, z in values.items()}
     structure = table.structure
     owners = None if structure.owners[0] is None else structure.owners[0] * count
     rows = table.source.repeat(count, 1, 1)

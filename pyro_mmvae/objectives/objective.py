@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ class Objective(PyroELBO, nn.Module):
         Objective per sample, the part outside the plate, the plate's scale: a function of the tensors in its
         arguments and of the parameters.
         """
-        guide = programs.guide
+        guide, programs = programs.guide, replace(programs, first={})
         experts = guide.encode(programs.data, programs.obs_mask) if hasattr(guide, "encode") else None
         return self._reduce(programs, _parts(programs, table), experts)
 

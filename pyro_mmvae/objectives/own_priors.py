@@ -40,7 +40,10 @@ def against_priors(
     out: dict[str, list[Tensor]] = {}
     for members in groups:
         program, rows = structure.programs[members[0]], torch.tensor(members, device="cpu")
-        drawn = {s: at_draws(z, guide.fns[s], position[rows], programs.nesting) for s, z in values.items()}
+        drawn = {
+            s: at_draws(z, guide.fns[s], position[rows], programs.nesting) if s in guide.fns else z
+            for s, z in values.items()
+        }
         owners = structure.owners[1]
         owners = None if owners is None else tuple(owners[i] for i in members)
         chosen = table.prior[rows]  # type: ignore[index]  # only called where there are priors

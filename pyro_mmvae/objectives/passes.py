@@ -37,6 +37,8 @@ class Sites:
     :ivar counts: private latent sites whose densities count only where they are "inferred", or where their modality is
         "observed", whatever they are drawn from elsewhere.
     :ivar outside: log-density of the sites outside the plate ``data``, single.
+    :ivar global_fns: latent site outside the plate ``data`` -> its distribution.
+    :ivar auxiliary: latent sites that another site's value is made of, as those of Pyro's AutoGuides.
     :ivar scale: of the plate ``data``.
     """
 
@@ -46,6 +48,8 @@ class Sites:
     log_lik: dict[str, Tensor] = field(default_factory=dict)
     factors: dict[str, Tensor] = field(default_factory=dict)
     outside: dict[str, Tensor] = field(default_factory=dict)
+    global_fns: dict[str, Any] = field(default_factory=dict)
+    auxiliary: set[str] = field(default_factory=set)
     private_to: dict[str, str] = field(default_factory=dict)
     counts: dict[str, str] = field(default_factory=dict)
     scale: float = 1.0
@@ -78,9 +82,12 @@ def sites_of(trace: Trace, nesting: int) -> Sites:
         if site["type"] != "sample" or isinstance(site["fn"], _Subsample) or site["infer"].get("_deterministic"):
             continue
         frame = next((f for f in site["cond_indep_stack"] if f.name == "data"), None)
+        if site["infer"].get("is_auxiliary") and not site["is_observed"]:
+            out.auxiliary.add(name)
         if frame is None:
             out.outside[name] = (plain_log_prob(site) * site["scale"]).sum()
-            out.values[name] = site["value"]
+            if not site["is_observed"]:
+                out.global_fns[name], out.values[name] = site["fn"], site["value"]
             continue
         out.scale = _plate_scale(frame)
         if site["infer"].get("enumerate") is not None or site["infer"].get("_enumerate_dim") is not None:
@@ -121,6 +128,8 @@ class Programs:
     :ivar possible: per draw and modality, whether it can be scored at all; given, all rows of such draws run and
         nothing depends on the values of masks.
     :ivar raw_mask: the masks as they came, for models that are not made by ``observe``.
+    :ivar first: what the draws of a step share -> the guide's sites in the first of its runs: global sites are drawn
+        once, however many runs a step takes.
     """
 
     model: Callable[..., Any]
@@ -132,6 +141,7 @@ class Programs:
     nesting: int
     raw_mask: Any = None
     possible: tuple[tuple[bool, ...], ...] | None = None
+    first: dict[Any, Sites] = field(default_factory=dict)
 
     @property
     def vectorized(self) -> bool:

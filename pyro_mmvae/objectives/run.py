@@ -61,10 +61,15 @@ class Run:
 
     @property
     def outside(self) -> Tensor | float:
-        """log p - log q of the sites outside the plate ``data``."""
-        latents = [self.model.outside[s] - q for s, q in self.guide.outside.items() if s in self.model.outside]
-        others = [p for s, p in self.model.outside.items() if s not in self.guide.outside]
-        return sum([*latents, *others])  # type: ignore[return-value]
+        """
+        log p - log q of the sites outside the plate ``data``: auxiliary ones, whose densities Pyro's AutoGuides carry,
+        and factors count; a latent that the guide lacks is neutral.
+        """
+        neutral = [s for s in self.model.global_fns if s not in self.guide.outside]
+        return sum(  # type: ignore[return-value]
+            [p for s, p in self.model.outside.items() if s not in neutral]
+            + [-q for q in self.guide.outside.values()]
+        )
 
 
 def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run:
@@ -90,9 +95,10 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
         return with_parameters_detached([programs.guide, programs.model], lambda: sample(values, detached))
 
     posterior = stopped if "posterior" in gate else sample
-    guide = posterior()
+    first = programs.first.get(gate)
+    guide = posterior(None if first is None else {site: first.values[site] for site in first.global_fns})
     _require_reparametrized(guide)
-    chosen = guide.private_to if options.stop_q == "private" else guide.values
+    chosen = guide.private_to if options.stop_q == "private" else guide.fns
     hooks = {site: options.hook for site in chosen}
     values = {site: _prepared(site, z, gate, hooks.get(site)) for site, z in guide.values.items()}
     if options.stop_q:
@@ -101,6 +107,7 @@ def run(programs: Programs, table: Table, options: Options, experts: Any) -> Run
         guide = without
     elif "z" in gate:
         guide = posterior(values)
+    guide.outside = programs.first.setdefault(gate, guide).outside  # the density that drew the global sites
     model = _score(programs, table, values, gate)
     _require_equal_scales(guide, model)
     analytic = options.analytic and not options.stop_q
@@ -139,7 +146,12 @@ def _score(programs: Programs, table: Table, values: Mapping[str, Tensor], gate:
 
 
 def _require_reparametrized(guide: Sites) -> None:
-    for site, fn in guide.fns.items():
+    if guide.factors:
+        raise NotImplementedError(
+            f"guide sites {list(guide.factors)} are observed or factors: an objective that divides by q per sample "
+            "cannot use them. Fix: a normalized distribution, e.g. dist.TransformedDistribution, at the latent itself."
+        )
+    for site, fn in {**guide.fns, **guide.global_fns}.items():
         if not fn.has_rsample:
             raise NotImplementedError(
                 f"latent {site!r}: {type(fn).__name__} has no reparametrized draws, which this objective needs. Try "
@@ -166,16 +178,38 @@ def _divergences(guide: Sites, model: Sites, analytic: bool, nesting: int) -> di
     out = {}
     for site, fn in guide.fns.items():
         if site not in model.fns:
-            raise ValueError(f"guide site {site!r} is no latent of the model; its latents are {list(model.fns)}.")
+            _refuse_site(site, guide, model)
         known = known_kl(fn, model.fns[site]) if analytic else None
         if known is None:
             out[site] = guide.log_prob[site] - model.log_prob[site]
         else:
             out[site] = canonical(known, nesting)
-    for site, fn in model.fns.items():
-        if site not in guide.fns and not fn.has_rsample:
+    for site in guide.global_fns:
+        if site not in model.global_fns and site not in guide.auxiliary:
+            _refuse_site(site, guide, model)
+    for site, fn in {**model.fns, **model.global_fns}.items():
+        if site not in guide.fns and site not in guide.global_fns and not fn.has_rsample:
             raise NotImplementedError(
                 f"latent {site!r} is discrete and not in the guide: its prior would get no gradient. Fix: mark it "
                 "infer={'enumerate': 'parallel'} and use pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)."
             )
     return out
+
+
+def _refuse_site(site: str, guide: Sites, model: Sites) -> None:
+    """
+    Say what is wrong with a guide's site that is no latent of the model in the same place.
+
+    :raises NotImplementedError: for an auxiliary site per sample.
+    :raises ValueError: otherwise.
+    """
+    if site in guide.auxiliary:
+        raise NotImplementedError(
+            f"guide site {site!r} is auxiliary and inside the plate 'data': an AutoGuide over latents of single "
+            "samples answers no mask. Fix: leave it the global sites, AutoNormal(poutine.block(model, expose=[...])), "
+            "and guide the others by hand or by pyro_mmvae.guides; pyro_mmvae.guides.WithGlobals joins the two."
+        )
+    known = f"its latents are {list(model.fns)}"
+    if model.global_fns or site in guide.global_fns:
+        known += f" inside the plate 'data' and {list(model.global_fns)} outside of it"
+    raise ValueError(f"guide site {site!r} is no latent of the model; {known}.")

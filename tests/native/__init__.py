@@ -1,0 +1,1 @@
+"""Models with plates and global sites of their own, against closed forms."""
