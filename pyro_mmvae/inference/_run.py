@@ -31,6 +31,7 @@ from pyro_mmvae.stories import data_plate
 __all__ = [
     "draw_discrete",
     "encode",
+    "global_latents",
     "local_latents",
     "log_joint",
     "log_proposal",
@@ -164,17 +165,33 @@ def local_latents(trace: Trace) -> dict[str, Site]:
     }
 
 
+def global_latents(trace: Trace) -> dict[str, Site]:
+    """The latent sites outside the plate ``data``, in order of sampling; not the auxiliary ones of AutoGuides."""
+    return {
+        name: site
+        for name, site in _samples(trace)
+        if not _is_local(site) and not site["is_observed"] and not site["infer"].get("is_auxiliary")
+    }
+
+
 def log_proposal(batch: Batch, trace: Trace) -> tuple[dict[str, Tensor], Tensor | float]:  # shape: (K, B)
     """
     The guide's draws, those of global sites too, and log q of the local ones.
 
     :raises ValueError: for auxiliary sites, under which weights are no density ratios.
     """
-    values = {name: site["value"] for name, site in _samples(trace) if not site["is_observed"]}
+    values = {
+        name: site["value"]
+        for name, site in _samples(trace)
+        if not site["is_observed"] and (_is_local(site) or not site["infer"].get("is_auxiliary"))
+    }
     total: Tensor | float = 0.0
     for name, site in local_latents(trace).items():
         if site["infer"].get("is_auxiliary"):
-            raise ValueError(f"guide site {name!r} is auxiliary: its density does not cancel. Fix: marginalize it.")
+            raise ValueError(
+                f"guide site {name!r} is auxiliary and inside the plate 'data': its density does not cancel. Fix: "
+                "marginalize it; an AutoGuide takes the global sites alone, see pyro_mmvae.guides.WithGlobals."
+            )
         total = total + canonical(plain_log_prob(site), batch.nesting)[:, 0]
     return values, total
 
@@ -227,7 +244,7 @@ def _scaled(site: Site) -> Tensor:
 
 def site_scores(batch: Batch, trace: Trace, draws: int) -> dict[str, Tensor]:  # {modality: shape (S, B)}
     """log p(x_m | z) of each modality in a run of the model."""
-    sites = {name: site for name, site in _samples(trace) if name in batch.names}
+    sites = {site["infer"]["modality"]: site for _, site in _samples(trace) if "modality" in site["infer"]}
     return {m: canonical(_scaled(s), batch.nesting)[:, 0].expand(draws, batch.size) for m, s in sites.items()}
 
 

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mmvae.inference._anatomy import Anatomy, anatomy
+from pyro_mmvae.inference._anatomy import anatomy
 from pyro_mmvae.inference._batch import Batch, Masks, Values, evaluation, known_names, positive, prepared, split
+from pyro_mmvae.inference._reported import Reported
 from pyro_mmvae.inference._run import (
     draw_discrete,
     encode,
-    local_latents,
     log_joint,
     log_proposal,
     run_guide,
     run_model,
     site_scores,
 )
-from pyro_mmvae.inference.predict import ancestral
+from pyro_mmvae.inference.predict import followed
 from pyro_mmvae.masks import ObsMask
 
 __all__ = ["to_inference_data"]
@@ -49,7 +49,7 @@ def to_inference_data(
     An ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (1.x), which ``to_netcdf`` writes.
 
     =====================  ===========================================================================================
-    posterior              latents from q(z | x_given); enumerated ones from their exact conditional
+    posterior              latents from q(z | x_given), enumerated ones from their exact conditional; deterministics
     posterior_predictive   fresh draws of every modality, also where it is observed
     log_likelihood         log p(x_m | z) of each modality in nats, NaN in samples where it is missing
     sample_stats           ``log_weight``: log p(x_given, z) - log q(z | x_given) per draw and sample, for Pareto's k
@@ -60,7 +60,8 @@ def to_inference_data(
     =====================  ===========================================================================================
 
     The prior groups are left out where a latent's prior is improper. Draws are independent: a single chain whose r-hat
-    says nothing. Dimensions are ``chain, draw, sample``, then those of the event.
+    says nothing. Dimensions are ``chain, draw, sample``, then those of the event; sites outside the plate ``data`` lack
+    ``sample``.
 
     Example::
 
@@ -86,42 +87,49 @@ def to_inference_data(
     with evaluation(model, guide):
         batch = prepared(model, guide, data, obs_mask)
         names = known_names("given", given, batch.names)
-        look = anatomy(batch)
         parts = [_groups(block, block.masks(names), num_samples) for block in split(batch, batch_size)]
-        groups = {g: {name: torch.cat([p[g][name] for p in parts], 1) for name in parts[0][g]} for g in PER_DRAW}
+        sites = parts[0][1]
+        rowless = {name for name, site in sites.items() if not site.per_sample}
+        groups = {
+            g: {
+                name: x if name in rowless else torch.cat([p[g][name] for p, _ in parts], 1)
+                for name, x in parts[0][0][g].items()
+            }
+            for g in PER_DRAW
+        }
         shown = [m for m in batch.names if m in batch.data]
         groups["observed_data"] = {m: _with_gaps(batch.data[m], batch.obs_mask[m]) for m in shown}
         masks = batch.obs_mask.door_form()
         groups["constant_data"] = {f"{m}_obs_mask": masks[m] for m in batch.names}
         groups["constant_data"].update(batch.covariates)
-    return _arviz(groups, _dims(groups, look, batch, {} if dims is None else dims), coords)
+    return _arviz(groups, _dims(groups, sites, batch, {} if dims is None else dims), coords)
 
 
-def _groups(batch: Batch, masks: ObsMask, draws: int) -> dict[str, Group]:
-    """All groups with draws, for one block of rows; every entry has shape (S, B, ...)."""
+def _groups(batch: Batch, masks: ObsMask, draws: int) -> tuple[dict[str, Group], dict[str, Reported]]:
+    """
+    All groups with draws, for one block of rows, and the sites beside its modalities; entries have shape (S, B, ...),
+    or (S, ...) for sites without rows.
+    """
     look = anatomy(batch)
     shown = [m for m, rows in masks.rows.items() if bool(rows.any())]
     feeding = look.feeding(shown, batch.names)
     values, log_q = log_proposal(batch, run_guide(batch, masks, draws, encode(batch, masks)))
     log_weight = log_joint(batch, masks, values, draws, feeding=feeding) - log_q
     values = draw_discrete(batch, masks, values, draws, feeding=feeding)
-    after = ancestral(batch, masks, values, draws, batch.names, noise=True, latents=True)
+    after, sites = followed(batch, masks, values, draws, batch.names)
     proper = all(site in batch.names for site in look.not_densities)
-    before = ancestral(batch, batch.masks(()), {}, draws, batch.names, noise=True, latents=True) if proper else {}
+    before, earlier = followed(batch, batch.masks(()), {}, draws, batch.names) if proper else ({}, {})
     scored = run_model(batch, batch.obs_mask, values, draws, feeding=look.feeding(batch.names, batch.names))
-    plates = {
-        name: len([f for f in site["cond_indep_stack"] if f.dim is not None and -batch.nesting <= f.dim < -1])
-        for name, site in local_latents(scored).items()
-    }
     scores = site_scores(batch, scored, draws)
-    return {
-        "posterior": {name: x.movedim(1 + plates[name], 1) for name, x in after.items() if name in plates},
-        "posterior_predictive": {m: after[m] for m in batch.names},
+    groups = {
+        "posterior": {name: site.rows_first for name, site in sites.items()},
+        "posterior_predictive": after,
         "log_likelihood": {m: _gaps(scores[m], batch.obs_mask.rows[m]) for m in batch.names},
         "sample_stats": {"log_weight": log_weight},
-        "prior": {name: x.movedim(1 + plates[name], 1) for name, x in before.items() if name in plates},
-        "prior_predictive": {m: before[m] for m in batch.names if m in before},
+        "prior": {name: site.rows_first for name, site in earlier.items()},
+        "prior_predictive": before,
     }
+    return groups, sites
 
 
 def _gaps(x: Tensor, mask: Tensor) -> Tensor:
@@ -134,7 +142,7 @@ def _with_gaps(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _dims(
-    groups: Mapping[str, Group], look: Anatomy, batch: Batch, given: Mapping[str, Sequence[str]]
+    groups: Mapping[str, Group], sites: Mapping[str, Reported], batch: Batch, given: Mapping[str, Sequence[str]]
 ) -> dict[str, list[str]]:
     """Names of all dimensions but chain and draw."""
     out: dict[str, list[str]] = {"log_weight": ["sample"]}
@@ -142,11 +150,11 @@ def _dims(
     unknown = sorted(set(given) - known)
     if unknown:
         raise ValueError(f"dims: {unknown} are neither modalities nor latents; known are {sorted(known)}.")
-    for name, x in groups["posterior"].items():
-        event = look.event_dim.get(name, x.dim() - 2)
-        inner = [f"{name}_plate_{i}" for i in range(x.dim() - 2 - event)]
+    for name, site in sites.items():
+        event = site.event_dim
+        inner = [f"{name}_plate_{i}" for i in range(site.plates)]
         default = [f"{name}_dim"] if event == 1 else [f"{name}_dim_{i}" for i in range(event)]
-        out[name] = ["sample", *inner, *_event_names(name, event, given, default)]
+        out[name] = [*(["sample"] if site.per_sample else []), *inner, *_event_names(name, event, given, default)]
     for m in batch.names:
         event = batch.obs_mask.event_dims[m]
         names = _event_names(m, event, given, [f"{m}_dim_{i}" for i in range(event)])

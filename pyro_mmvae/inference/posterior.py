@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Empirical, TorchDistribution
 from torch import Tensor
 
 from pyro_mmvae.distributions import Mixture, map_params
 from pyro_mmvae.inference._batch import Batch, Masks, Values, evaluation, known_names, positive, prepared, split
+from pyro_mmvae.inference._reported import reported
 from pyro_mmvae.inference._rows import in_rows
-from pyro_mmvae.inference._run import encode, local_latents, run_guide
+from pyro_mmvae.inference._run import encode, global_latents, local_latents, run_guide
 from pyro_mmvae.masks import ObsMask
 
 __all__ = ["posterior"]
@@ -43,7 +44,9 @@ def posterior(
 
     as an equal-weight :class:`~pyro_mmvae.distributions.Mixture` over ``num_samples`` draws. Draws from its latents
     one by one are not joint draws: for those use ``predict(..., target=(), return_latents=True)``. Latents of the
-    story that the guide lacks are not in the result.
+    story that the guide lacks are not in the result. A global latent (outside the plate ``data``) has no rows: its
+    batch shape is that of its own plates; one that an AutoGuide makes of other draws is given as ``pyro.distributions.
+    Empirical`` over ``num_samples`` draws, all dimensions its event's.
 
     Example::
 
@@ -71,25 +74,47 @@ def posterior(
         batch = prepared(model, guide, data, obs_mask)
         names = known_names("given", given, batch.names)
         parts = [_sites(block, block.masks(names), latents, num_samples) for block in split(batch, batch_size)]
-        joined = {site: _on(batch.device, in_rows([p[site] for p in parts])) for site in parts[0]}
+        joined = {
+            site: _on(batch.device, in_rows([p[site] for p in parts]) if fn.batch_shape else fn)  # no rows: global
+            for site, fn in parts[0].items()
+        }
     return joined if latents == "all" else next(iter(joined.values()))
 
 
 def _sites(batch: Batch, masks: ObsMask, latents: str | None, draws: int) -> dict[str, Any]:
     """The distributions of the sites asked for."""
     experts = encode(batch, masks)
-    first = local_latents(run_guide(batch, masks, None, experts))
+    trace = run_guide(batch, masks, None, experts)
+    first, of_data_set = local_latents(trace), global_latents(trace)
     private = getattr(batch.model, "private", {})
     shared = [s for s in first if s not in private and "private_to" not in first[s]["infer"]]
-    wanted = list(first) if latents == "all" else [_chosen(latents, list(first), shared)]
-    fns = {site: first[site]["fn"] for site in wanted}
-    if len(first) == 1:
+    known = [*of_data_set, *first]
+    wanted = known if latents == "all" else [_chosen(latents, known, shared)]
+    fns: dict[str, Any] = {}
+    if any(site in of_data_set for site in wanted):
+        fns = _globals(batch, masks, of_data_set, draws, experts)
+    fns = {site: fns[site] if site in fns else first[site]["fn"] for site in wanted}
+    wanted = [site for site in wanted if site in first]
+    if len(known) == 1:
         return fns
     again = local_latents(run_guide(batch, masks, None, experts))
     dependent = [s for s in wanted if _moved(first[s], again[s])]
     if dependent:
         many = local_latents(run_guide(batch, masks, draws, experts))
         fns.update({s: _over_draws(many[s]["fn"], draws, batch, s) for s in dependent})
+    return fns
+
+
+def _globals(
+    batch: Batch, masks: ObsMask, first: dict[str, Any], draws: int, experts: Any
+) -> dict[str, TorchDistribution]:
+    """Global latents: their own distributions, or draws where these are made of others'."""
+    again = global_latents(run_guide(batch, masks, None, experts))
+    fns = {site: first[site]["fn"] for site in first}
+    moving = [site for site in first if _moved(first[site], again[site])]
+    if moving:
+        many = reported(run_guide(batch, masks, draws, experts), batch, draws)
+        fns.update({s: Empirical(many[s].draws, many[s].draws.new_zeros(draws)) for s in moving})
     return fns
 
 
@@ -139,5 +164,8 @@ def _on(device: torch.device, fn: Any) -> Any:
 
     if device.type == "cpu" and not torch.cuda.is_available():
         return fn
+    if isinstance(fn, Empirical):
+        draws = fn.enumerate_support().to(device)
+        return Empirical(draws, draws.new_zeros(len(draws)))
     moved = map_params(fn, move)
     return moved if elsewhere else fn

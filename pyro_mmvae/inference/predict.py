@@ -5,6 +5,7 @@ Layer: inference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -14,12 +15,11 @@ from torch import Tensor
 from pyro_mmvae.datasets import MultimodalDataset
 from pyro_mmvae.inference._anatomy import anatomy
 from pyro_mmvae.inference._batch import Batch, Masks, Values, evaluation, known_names, positive, prepared, split
+from pyro_mmvae.inference._reported import Reported, reported
 from pyro_mmvae.inference._run import (
     draw_discrete,
     encode,
-    local_latents,
     log_proposal,
-    outer_form,
     run_guide,
     run_model,
 )
@@ -74,7 +74,8 @@ def predict(
     :param target: modalities to predict; the networks of others are not run, unless they feed these. Default: all.
     :param noise: draws of p(x | z); False: its means, and the class probabilities ``(S, B, *event, C)`` of likelihoods
         over class numbers.
-    :param return_latents: put the latents ``(S, B, *event)`` into the result, by site.
+    :param return_latents: put the latents ``(S, B, *event)`` into the result, by site, and deterministic sites; those
+        outside the plate ``data`` have no rows, ``(S, *event)``.
     :param batch_size: rows that are run at a time.
     :raises ValueError: for unknown names, or fewer than 1 sample.
     """
@@ -113,29 +114,50 @@ def ancestral(
     latents: bool,
 ) -> Draws:
     """Run the story at the latents given; latents that are not come from the story. Results have shape (S, B, ...)."""
+    out, sites = followed(batch, masks, values, draws, wanted, noise=noise)
+    return out | {name: site.draws for name, site in sites.items()} if latents else out
+
+
+def followed(
+    batch: Batch,
+    masks: ObsMask,
+    values: Mapping[str, Tensor],
+    draws: int,
+    wanted: tuple[str, ...],
+    *,
+    noise: bool = True,
+) -> tuple[Draws, dict[str, Reported]]:
+    """The modalities of such a run, and its other sites."""
     feeding = anatomy(batch).feeding(wanted, batch.names)
     result = None if noise else expected
     messenger = PredictMessenger(batch.data, masks, wanted, feeding=feeding, result=result)
     trace = run_model(batch, masks, values, draws, outer=messenger)
-    event_dim = masks.event_dims
-    out = {m: _rows_of(messenger.results[m], batch, draws, event_dim[m]) for m in wanted}
-    if latents:
-        out.update({name: outer_form(site["value"], site, batch, draws) for name, site in local_latents(trace).items()})
-    return out
+    out = {m: _rows_of(messenger.results[m], batch, draws, m) for m in wanted}
+    return out, reported(trace, batch, draws)
 
 
-def _rows_of(x: Tensor, batch: Batch, draws: int, event_dim: int) -> Tensor:  # shape: (S, B, *event)
-    """A modality's draws without the dimensions that the layout of plates inserts."""
+def _rows_of(x: Tensor, batch: Batch, draws: int, modality: str) -> Tensor:  # shape: (S, B, *plates, *event)
+    """A modality's draws without the dimensions that the layout of plates inserts; its own plates right of the rows."""
     lead = batch.nesting + 2
-    return x.reshape(draws, batch.size, *x.shape[lead:]).contiguous()
+    inner = [size for size in x.shape[2 : lead - 1] if size > 1]
+    x = x.reshape(draws, *inner, batch.size, *x.shape[lead:]).movedim(1 + len(inner), 1)
+    want = (draws, *batch.data[modality].shape)
+    if x.numel() == math.prod(want):
+        return x.reshape(want).contiguous()
+    return (x.reshape(*want, -1) if inner else x).contiguous()
 
 
 def _side_by_side(parts: list[Draws], batch: Batch) -> Draws:
-    """Blocks put together along the rows, which lie left of a modality's event."""
+    """Blocks put together along the rows, which lie left of a modality's event; sites without rows are in each."""
     if len(parts) == 1:
         return parts[0]
-    plates = anatomy(batch).plates
-    return {name: torch.cat([p[name] for p in parts], 1 + len(plates.get(name, ()))) for name in parts[0]}
+    plates, out = anatomy(batch).plates, {}
+    for name, first in parts[0].items():
+        axis = 1 + len(plates.get(name, ()))
+        pieces = [p[name] for p in parts]
+        whole = first.dim() > axis and sum(p.shape[axis] for p in pieces) == batch.size
+        out[name] = torch.cat(pieces, axis) if whole else first
+    return out
 
 
 def impute(
