@@ -3,6 +3,7 @@
 Layer: stories, above handlers.
 """
 
+from pyro_mmvae.stories import examples
 from pyro_mmvae.stories.clusters import MixturePrior
 from pyro_mmvae.stories.door import Door
 from pyro_mmvae.stories.observed import ObservedModel, data_plate, observe
@@ -25,6 +26,7 @@ __all__ = [
     "SharedPrivate",
     "Story",
     "data_plate",
+    "examples",
     "observe",
     "outline",
 ]
