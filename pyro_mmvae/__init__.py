@@ -4,6 +4,7 @@ Top layer: public names, no logic.
 """
 
 from pyro_mmvae import (
+    checks,
     compat,
     datasets,
     distributions,
@@ -19,6 +20,7 @@ from pyro_mmvae import (
     stories,
     training,
 )
+from pyro_mmvae.checks import check
 from pyro_mmvae.datasets import MultimodalDataset
 from pyro_mmvae.io import from_pretrained, load
 from pyro_mmvae.models import (
@@ -73,6 +75,8 @@ __all__ = [
     "Term",
     "Terms",
     "__version__",
+    "check",
+    "checks",
     "compat",
     "datasets",
     "distributions",
