@@ -27,7 +27,7 @@ def fit(
     ds: MultimodalDataset,
     *,
     epochs: int = 50,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     lr: float = 1e-3,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
     scheduler: Callable[[Any], LRScheduler] | None = None,
@@ -89,8 +89,10 @@ def fit(
     :param vae: a module with the attributes ``model``, ``guide`` and ``objective``. All its parameters that require a
         gradient are trained.
     :param epochs: passes over the data, in total: a resumed run makes the rest of them.
-    :param batch_size: rows per step; the last batch of an epoch may be smaller.
-    :param lr: learning rate of Adam, fused where possible; not used if ``optimizer`` is given.
+    :param batch_size: rows per step; the last batch of an epoch may be smaller. None: 128, or less below 1,024 rows, so
+        that an epoch has about eight steps, but at least 16.
+    :param lr: learning rate of Adam, fused where possible, with the weight decay that modules ask for by an attribute
+        ``weight_decay`` (those that ``for_data`` makes for few rows do); not used if ``optimizer`` is given.
     :param optimizer: parameters -> any torch optimizer that needs no closure, e.g. ``lambda p: AdamW(p, lr=1e-3)``.
     :param scheduler: optimizer -> a schedule, stepped once per epoch; ``ReduceLROnPlateau`` gets the validation loss,
         or the training loss without validation data.
@@ -115,8 +117,9 @@ def fit(
     """
     check_vae(vae)
     check_dataset("ds", ds)
+    size = max(16, min(128, len(ds) // 8)) if batch_size is None else batch_size
     options = Options(
-        epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer, scheduler=scheduler, clip_norm=clip_norm,
+        epochs=epochs, batch_size=size, lr=lr, optimizer=optimizer, scheduler=scheduler, clip_norm=clip_norm,
         validation=validation, patience=patience, callbacks=callbacks, progress=progress, seed=seed, device=device,
         checkpoint=checkpoint, resume=resume, trace=trace,
     )  # fmt: skip

@@ -15,14 +15,16 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_mmvae.datasets import MultimodalDataset
+from pyro_mmvae.inference.schema import check_columns
 from pyro_mmvae.nn import modes_restored
 from pyro_mmvae.training import checkpoint as checkpoints
 from pyro_mmvae.training.batches import make_batches
 from pyro_mmvae.training.history import Callback, Event, History, State
+from pyro_mmvae.training.lazy import make_parameters
 from pyro_mmvae.training.options import Options, check_optimizer
 from pyro_mmvae.training.progress import ProgressBar
 from pyro_mmvae.training.rng import get_states, preserved, set_states
-from pyro_mmvae.training.step import Step, default_optimizer
+from pyro_mmvae.training.step import Step, default_optimizer, parameter_groups
 from pyro_mmvae.training.traced import chosen_loss
 from pyro_mmvae.training.validation import Best, annealed, validation_loss
 
@@ -34,7 +36,8 @@ def train(vae: nn.Module, ds: MultimodalDataset, options: Options) -> History:
     saved = None if options.resume is None else checkpoints.read(Path(options.resume))
     if options.device is not None:
         vae.to(options.device)
-    device = next(vae.parameters()).device
+    at_home = (p.device for p in vae.parameters())
+    device = next(at_home, ds.data[ds.modalities[0]].device)
     number = _run_number(options.seed) if saved is None else saved["seed"]
     with ExitStack() as stack:
         stack.enter_context(modes_restored(vae))
@@ -67,12 +70,18 @@ class _Loop:
     ) -> None:
         self.options, self.number, self.device, self.best = options, number, device, Best()
         train, held_out = self._split(ds)
+        for part in (train, held_out):
+            check_columns(vae.model, part, vae.guide)
         size, self.shuffle = options.batch_size, torch.Generator(device="cpu").manual_seed(number)
         self.batches = make_batches(vae, train, size, device, self.shuffle)
         self.valid = None if held_out is None else make_batches(vae, held_out, size, device)
+        make_parameters(vae, train, size, device)
         parameters = [p for p in vae.parameters() if p.requires_grad]
         maker, schedule = options.optimizer, options.scheduler
-        optimizer = default_optimizer(parameters, options.lr) if maker is None else check_optimizer(maker(parameters))
+        if maker is None:
+            optimizer = default_optimizer(parameter_groups(vae), options.lr)
+        else:
+            optimizer = check_optimizer(maker(parameters))
         self.schedule: LRScheduler | None = None if schedule is None else schedule(optimizer)
         self.state = State(vae, optimizer, options.epochs)
         steps = options.epochs * len(self.batches)

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_mmvae.datasets import MultimodalDataset
 from pyro_mmvae.training.history import Callback
+from pyro_mmvae.training.lazy import pending
 
 __all__ = ["Options", "check_dataset", "check_optimizer", "check_vae"]
 
@@ -93,7 +94,7 @@ def check_vae(vae: object) -> None:
             f"vae: expected an nn.Module with model, guide and objective, got {type(vae).__name__}"
             f"{f' without {lacking}' if lacking else ''}. Fix: MultimodalVAE(model, guide, objective=objective)."
         )
-    if not any(p.requires_grad for p in vae.parameters()):
+    if not any(p.requires_grad for p in vae.parameters()) and not pending(vae.guide):
         raise ValueError("vae: it has no parameter that requires a gradient: nothing to train.")
 
 

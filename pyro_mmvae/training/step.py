@@ -22,7 +22,7 @@ from pyro_mmvae.training.diverged import Moment, TrainingDiverged, gradient_caus
 from pyro_mmvae.training.history import State
 from pyro_mmvae.training.rng import get_states
 
-__all__ = ["Step", "default_optimizer", "loss_and_grads", "rows_stood_for"]
+__all__ = ["Step", "default_optimizer", "loss_and_grads", "parameter_groups", "rows_stood_for"]
 
 #: Devices whose torch build has a fused Adam.
 FUSED = ("cpu", "cuda")
@@ -47,11 +47,51 @@ def loss_and_grads(vae: Any, data: Mapping[str, Tensor], obs_mask: Mapping[str, 
     return loss.detach()
 
 
-def default_optimizer(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Adam, fused where all parameters are real and lie on one device that can."""
-    known = list(parameters)
-    devices = {p.device for p in known}
-    fused = len(devices) == 1 and devices.pop().type in FUSED and all(p.is_floating_point() for p in known)
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """
+    The parameters that require a gradient, one group for each weight decay, in order.
+
+    A module with an attribute ``weight_decay`` asks for it, for the weights of its linear maps and convolutions (not
+    for biases, scales, or the parameters of a likelihood); the nearest one that holds a weight decides.
+
+    Example::
+
+        >>> from pyro_mmvae.nn import SmallDecoder
+        >>> groups = parameter_groups(SmallDecoder(2, 3, weight_decay=0.5))
+        >>> [(group["weight_decay"], [tuple(p.shape) for p in group["params"]]) for group in groups]
+        [(0.0, [(3,)]), (0.5, [(3, 2)])]
+
+    :raises ValueError: for an attribute that is no number from 0 on.
+    """
+    asked: dict[int, float] = {}
+    for name, owner in module.named_modules():  # outer ones come first
+        decay = getattr(owner, "weight_decay", None)
+        if decay is None:
+            continue
+        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < math.inf:
+            raise ValueError(f"{name}: weight_decay: expected a number from 0 on, got {decay!r}.")
+        layers = (layer for layer in owner.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd))
+        asked.update((id(layer.weight), float(decay)) for layer in layers)
+    found: dict[float, list[nn.Parameter]] = {0.0: []}
+    for p in module.parameters():
+        if p.requires_grad:
+            found.setdefault(asked.get(id(p), 0.0), []).append(p)
+    return [{"params": group, "weight_decay": decay} for decay, group in found.items() if group]
+
+
+def default_optimizer(
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float
+) -> torch.optim.Optimizer:
+    """
+    Adam, fused where all parameters are real and lie on one device that can.
+
+    :param parameters: parameters, or groups of them; ``weight_decay`` is that of ``torch.optim.Adam``, added to the
+        gradient: the prior of a weight stays what it is whatever the learning rate.
+    """
+    known: list[Any] = list(parameters)
+    flat = [p for entry in known for p in (entry["params"] if isinstance(entry, dict) else [entry])]
+    devices = {p.device for p in flat}
+    fused = len(devices) == 1 and devices.pop().type in FUSED and all(p.is_floating_point() for p in flat)
     return torch.optim.Adam(known, lr=lr, fused=fused)
 
 
