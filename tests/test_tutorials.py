@@ -1,4 +1,4 @@
-"""Every notebook in ``tutorials/``: it runs in smoke mode, and what is stored with it is a complete run with pictures."""
+"""Every notebook in ``tutorials/`` runs in smoke mode; what is stored with it is a complete run with pictures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_there_are_tutorials():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_form(path):
-    """Smoke flag, seed and a cleared store in the first cell; what is learned, time, equation; exercises, references."""
+    """Smoke flag, seed, cleared store in the first cell; what is learned, time, equation; exercises, references."""
     notebook = read(path)
     first = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
     for line in ('smoke_test = "CI" in os.environ', "pyro.set_rng_seed(", "pyro.clear_param_store()"):
