@@ -15,6 +15,7 @@ PACKAGE = "pyro_mmvae"
 LAYERS = [
     "_optional",
     "columns",
+    "datasets",
     "masks",
     "distributions",
     "nn",
@@ -23,7 +24,6 @@ LAYERS = [
     "stories",
     "guides",
     "objectives",
-    "datasets",
     "inference",
     "checks",
     "training",
