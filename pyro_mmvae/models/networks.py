@@ -5,7 +5,7 @@ Layer: models.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice, product
 from typing import Any
 
@@ -15,7 +15,16 @@ from torch.distributions.constraints import one_hot
 
 from pyro_mmvae.columns import Column
 from pyro_mmvae.distributions import base_support
-from pyro_mmvae.nn import AttentionEncoder, ExpertFeatures, JointEncoder, SumPoolingEncoder, modes_restored, takes_mask
+from pyro_mmvae.nn import (
+    AttentionEncoder,
+    Columns,
+    ExpertFeatures,
+    JointEncoder,
+    SumPoolingEncoder,
+    TableFeatures,
+    modes_restored,
+    takes_mask,
+)
 from pyro_mmvae.nn.covariates import required_of
 from pyro_mmvae.stories import ModalitySite, ObservedModel
 
@@ -116,10 +125,14 @@ def _called(encoder: nn.Module, x: Tensor, covariates: Mapping[str, Tensor]) -> 
 
 
 def default_joint_encoder(model: ObservedModel, decoders: Networks, latent_dim: int) -> JointEncoder:
-    """A masked MLP over all modalities, class numbers one-hot; it reads the contexts of the decoders."""
+    """A masked MLP over all modalities, tables standardized, class numbers one-hot; it reads the decoders' contexts."""
     sites = sites_of(model, "give a joint_encoder.")
     context = list(_contexts(decoders.values()).values())
-    return JointEncoder(_shapes(sites), latent_dim, num_classes=_classes(sites, decoders), context=context)
+    tables = _table_features(decoders, sites, 256, context)
+    options: dict[str, Any] = {"networks": tables} if tables else {}
+    if len(tables) < len(sites):
+        options["context"] = context
+    return JointEncoder(_shapes(sites), latent_dim, num_classes=_classes(sites, decoders), **options)
 
 
 def set_encoder_of(
@@ -152,14 +165,28 @@ def set_encoder_of(
     classes = {m: c for m, c in _classes(sites, decoders).items() if m not in own}
     kind: Any = SumPoolingEncoder if pooling == "sum" else AttentionEncoder
     width = 256 if pooling == "sum" else 128
-    networks = {m: ExpertFeatures(encoder, latent_dim, width) for m, encoder in own.items()}
+    context = list(_contexts(decoders.values()).values())
+    networks: dict[str, nn.Module] = _table_features(decoders, set(sites) - set(own), width, context)
+    networks |= {m: ExpertFeatures(encoder, latent_dim, width) for m, encoder in own.items()}
     features = (width,) if pooling == "sum" else (256, width)
     options: dict[str, Any] = {"networks": networks} if networks else {}
-    if set(own) < set(sites):
-        options["context"] = list(_contexts(decoders.values()).values())
+    if set(networks) < set(sites):
+        options["context"] = context
     return kind(
         _shapes(sites), latent_dim, features=features, num_classes=classes, num_components=num_components, **options
     )
+
+
+def _table_features(
+    decoders: Networks, names: Collection[str], width: int, context: list[Column]
+) -> dict[str, nn.Module]:
+    """Networks for the modalities whose likelihood is one of columns: their cells have the units of the data."""
+    found: dict[str, nn.Module] = {}
+    for m in decoders:
+        likelihood = getattr(decoders[m], "likelihood", None)
+        if m in names and isinstance(likelihood, Columns):
+            found[m] = TableFeatures(likelihood.columns, width, context=context)
+    return found
 
 
 def _shapes(sites: Mapping[str, ModalitySite]) -> dict[str, tuple[int, ...]]:

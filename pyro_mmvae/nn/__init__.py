@@ -39,7 +39,7 @@ from pyro_mmvae.nn.named import NamedModules
 from pyro_mmvae.nn.set_encoders import ExpertFeatures, SumPoolingEncoder
 from pyro_mmvae.nn.small import DropoutNormalHead, SmallDecoder
 from pyro_mmvae.nn.sparse import DropoutRates, VariationalDropoutHead, share_rates
-from pyro_mmvae.nn.tables import ColumnFeatures, Context, TableEncoder
+from pyro_mmvae.nn.tables import ColumnFeatures, Context, TableEncoder, TableFeatures
 
 __all__ = [
     "AttentionEncoder",
@@ -81,6 +81,7 @@ __all__ = [
     "StudentT",
     "SumPoolingEncoder",
     "TableEncoder",
+    "TableFeatures",
     "VariationalDropoutHead",
     "ZeroInflatedNegativeBinomial",
     "covariates_of",

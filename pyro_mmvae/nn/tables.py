@@ -17,7 +17,7 @@ from pyro_mmvae.nn.config import Configurable
 from pyro_mmvae.nn.heads import Family, make_head
 from pyro_mmvae.nn.mlp import mlp
 
-__all__ = ["ColumnFeatures", "Context", "TableEncoder"]
+__all__ = ["ColumnFeatures", "Context", "TableEncoder", "TableFeatures"]
 
 _FARTHEST = 10.0  # standardized cells beyond this are cut: one wild cell must not drown the others
 
@@ -41,7 +41,7 @@ class ColumnFeatures(Configurable, nn.Module):
 
     :param columns: the P columns, or their JSON form.
     :param mask: whether the mask is a part of the features.
-    :ivar width: F, how many features there are.
+    :ivar width: F, how many features there are; ``num_cells``: without the mask.
     """
 
     loc: Tensor
@@ -59,7 +59,8 @@ class ColumnFeatures(Configurable, nn.Module):
         numbers = [i for i, kind in enumerate(kinds) if kind != "category"]
         owners = [i for i, kind in enumerate(kinds) if kind == "category" for _ in self.columns[i].levels]
         classes = [k for c in self.columns if c.kind == "category" for k in range(len(c.levels))]
-        self.width = len(numbers) + len(owners) + (len(kinds) if mask else 0)
+        self.num_cells = len(numbers) + len(owners)
+        self.width = self.num_cells + (len(kinds) if mask else 0)
         locs, scales = zip(*(_standard(c) for c in self.columns), strict=True)
         self.register_buffer("loc", torch.tensor(locs)[numbers])
         self.register_buffer("scale", torch.tensor(scales)[numbers])
@@ -150,6 +151,45 @@ class Context(Configurable, nn.Module):
         return self.features(torch.stack(columns, -1))
 
 
+class TableFeatures(Configurable, nn.Module):
+    """
+    Features of a table for networks that read several modalities: an MLP on :class:`ColumnFeatures`.
+
+    Example::
+
+        >>> TableFeatures([Column("crp", "normal", loc=3.0, scale=2.0)], 4)(torch.ones(5, 1)).shape
+        torch.Size([5, 4])
+
+    :param columns: the P columns, or their JSON form.
+    :param width: of the result, F; an MLP with one layer of that width.
+    :param context: columns of the covariates that it reads.
+    :ivar covariates: their names.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column | Mapping[str, Any]],
+        width: int,
+        *,
+        context: Sequence[Column | Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = ColumnFeatures(columns)
+        self.context = Context(context) if context is not None and len(context) else None
+        self.covariates: tuple[str, ...] = () if self.context is None else self.context.names
+        self.net = mlp(self.features.width + (0 if self.context is None else self.context.width), [width])
+
+    def forward(
+        self,
+        x: Tensor,  # shape: (*batch, P), cells
+        **covariates: Tensor,  # each shape: (*batch,)
+    ) -> Tensor:  # shape: (*batch, F)
+        h = self.features(x)
+        if self.context is not None:
+            h = torch.cat([h, self.context(**covariates).expand(*h.shape[:-1], -1)], -1)
+        return self.net(h)
+
+
 class TableEncoder(Configurable, nn.Module):
     r"""
     Expert of a table modality: :math:`q(z \mid x) = \mathrm{head}(\mathrm{mlp}(\mathrm{features}(x), c))`.
@@ -171,7 +211,8 @@ class TableEncoder(Configurable, nn.Module):
     :param hidden: widths of the hidden layers; ``()`` for a linear encoder.
     :param family: of the expert, as in :class:`~pyro_mmvae.nn.MLPEncoder`.
     :param dropout: rate after each hidden layer.
-    :param input_dropout: share of the observed cells that each training pass takes for missing; nothing is rescaled.
+    :param input_dropout: share of the observed cells that each training pass takes for missing; the features of those
+        that are kept are divided by 1 minus this share.
     :param mask: whether the network sees which cells are missing.
     :param context: columns of the covariates that it reads.
     :ivar covariates: their names.
@@ -211,6 +252,9 @@ class TableEncoder(Configurable, nn.Module):
         if covariates and self.context is None:
             raise ValueError(f"TableEncoder reads no covariates, got {list(covariates)}. Fix: context=[Column(...)].")
         h = self.features(x, self._kept(x, mask))
+        if self.training and self.input_dropout > 0.0:
+            cells = self.features.num_cells
+            h = torch.cat([h[..., :cells] / (1.0 - self.input_dropout), h[..., cells:]], -1)
         if self.context is not None:
             h = torch.cat([h, self.context(**covariates).expand(*h.shape[:-1], -1)], -1)
         return self.head(self.net(h))

@@ -6,6 +6,7 @@ Layer: quickstart. Run it with ``python -m pyro_mmvae.quickstart``; results go t
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 import pyro_mmvae as mm
 from pyro_mmvae.objectives import Annealed, Nothing, Powerset
 from pyro_mmvae.quickstart import baselines, pictures, scores, tables
+from pyro_mmvae.quickstart.cohort import command
 
 LATENT, HIDDEN = 24, (192, 192)
 EPOCHS, BATCH = 250, 128
@@ -114,7 +116,12 @@ def _count(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, print the tables, draw the pictures."""
+    argv = sys.argv[1:] if argv is None else argv
+    if any(option.partition("=")[0] == "--tables" for option in argv):
+        command.main(argv)
+        return
     parser = argparse.ArgumentParser(prog="python -m pyro_mmvae.quickstart", description=main.__doc__)
+    parser.add_argument("--tables", nargs="+", metavar="CSV", help="files of your own instead; see --tables --help")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=_count, default=1, help="number of trainings, from --seed on; tables are means")
     parser.add_argument("--epochs", type=_count, default=EPOCHS)

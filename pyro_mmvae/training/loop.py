@@ -70,8 +70,9 @@ class _Loop:
     ) -> None:
         self.options, self.number, self.device, self.best = options, number, device, Best()
         train, held_out = self._split(ds)
+        programs: Any = vae
         for part in (train, held_out):
-            check_columns(vae.model, part, vae.guide)
+            check_columns(programs.model, part, programs.guide)
         size, self.shuffle = options.batch_size, torch.Generator(device="cpu").manual_seed(number)
         self.batches = make_batches(vae, train, size, device, self.shuffle)
         self.valid = None if held_out is None else make_batches(vae, held_out, size, device)

@@ -46,7 +46,8 @@ def joined(model: Any, kind: Any) -> tuple[nn.Module, nn.Module]:
     of_data_set = kind(poutine.block(model, expose=["mu"]))
     of_data_set(*batch())
     encoders = {m: mm.nn.MLPEncoder((), 1, hidden=(4,)) for m in SCALES}
-    return mm.guides.WithGlobals(of_data_set, mm.guides.Product(mm.observe(story, tuple(SCALES)), encoders)), of_data_set
+    of_samples = mm.guides.Product(mm.observe(story, tuple(SCALES), size=20), encoders)
+    return mm.guides.WithGlobals(of_data_set, of_samples), of_data_set
 
 
 MAKERS = {"auto": auto, "with_globals": joined}
@@ -59,9 +60,7 @@ def test_steps_train_every_parameter(maker: str, kind: str, objective: str) -> N
     data, obs_mask = batch()
     data = {m: torch.where(obs_mask[m], x, 0.0) for m, x in data.items()}
     model = observed_model(20)
-    guide, outer = MAKERS[maker](observed_model() if maker == "with_globals" else model, KINDS[kind])
-    if maker == "with_globals":
-        model = observed_model()
+    guide, outer = MAKERS[maker](model, KINDS[kind])
     pyro.clear_param_store()
     lr = 0.1
     svi = SVI(model, guide, pyro.optim.Adam({"lr": lr}), OBJECTIVES[objective]())

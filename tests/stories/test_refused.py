@@ -23,7 +23,8 @@ def visits() -> None:
 @pytest.mark.parametrize("shape", [(3,), (3, 5)])
 def test_a_modality_inside_a_plate(shape: tuple[int, ...]) -> None:
     """Data of shape (B,) would count five times."""
-    with pytest.raises(ValueError, match=r"modality 'v' is inside plate 'visits' of size 5(?s:.*)to_event(?s:.*)native"):
+    message = r"modality 'v' is inside plate 'visits' of size 5(?s:.*)to_event(?s:.*)native"
+    with pytest.raises(ValueError, match=message):
         mm.observe(visits, ("v",))({"v": torch.zeros(shape)})
 
 
