@@ -90,3 +90,16 @@ def test_proteins_from_transcripts_beat_neighbors_and_are_near_ridge() -> None:
     rmse, coverage = own.mean(0).tolist()
     assert rmse < neighbors and rmse <= 1.03 * ridge
     assert 0.87 <= coverage <= 0.93
+
+
+@pytest.mark.skipif(not ROOT.is_dir(), reason="needs the TCGA tables")
+def test_patients_without_proteins_get_them_with_intervals() -> None:
+    train, test = mm.datasets.tcga_brca(ROOT)
+    vae = mm.MoPoE.for_data(train, latent_dim=4)
+    mm.fit(vae, train, epochs=2, progress=False, seed=0)
+    full = vae.impute(test, num_samples=20, progress=False)
+    low, high = (end["protein"] for end in full.interval(0.9))
+    proteins = full.mean["protein"]
+    assert proteins.shape == (70, 142) and proteins.index.equals(test.frames.index)
+    assert list(proteins.columns) == list(train.frames.original["protein"].columns)
+    assert bool((low < high).all().all()) and bool(((low < proteins) & (proteins < high)).mean().mean() > 0.99)
