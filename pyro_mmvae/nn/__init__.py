@@ -37,7 +37,7 @@ from pyro_mmvae.nn.likelihoods import (
 from pyro_mmvae.nn.modes import modes_restored
 from pyro_mmvae.nn.named import NamedModules
 from pyro_mmvae.nn.set_encoders import ExpertFeatures, SumPoolingEncoder
-from pyro_mmvae.nn.small import DropoutNormalHead, SmallDecoder
+from pyro_mmvae.nn.small import DropoutFamily, DropoutNormalHead, SmallDecoder
 from pyro_mmvae.nn.sparse import DropoutRates, VariationalDropoutHead, share_rates
 from pyro_mmvae.nn.tables import ColumnFeatures, Context, TableEncoder, TableFeatures
 
@@ -54,6 +54,7 @@ __all__ = [
     "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
+    "DropoutFamily",
     "DropoutNormalHead",
     "DropoutRates",
     "EmbeddingEncoder",

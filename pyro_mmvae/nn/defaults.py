@@ -17,7 +17,7 @@ from pyro_mmvae.nn import likelihoods
 from pyro_mmvae.nn.decoders import ConvDecoder, MLPDecoder
 from pyro_mmvae.nn.encoders import ConvEncoder, EmbeddingEncoder, MLPEncoder
 from pyro_mmvae.nn.likelihoods import Likelihood
-from pyro_mmvae.nn.small import DropoutNormalHead, SmallDecoder
+from pyro_mmvae.nn.small import DropoutFamily, DropoutNormalHead, SmallDecoder
 from pyro_mmvae.nn.tables import TableEncoder
 
 __all__ = ["default_networks"]
@@ -41,10 +41,21 @@ class _Seen:
     total: int  # N
     partial: bool  # some rows are observed in part
     integer: bool  # the data type is an integer
+    width: int  # numbers in a row, of all modalities together
 
     @property
     def few(self) -> bool:
         return self.num_rows < _FEW_ROWS
+
+    @property
+    def crowding(self) -> float:
+        """
+        Numbers in a row over rows to learn from, at most 1: how strongly few rows need dropout.
+
+        With more numbers than rows the latent of a row can encode its noise, and loadings fit that. With many rows to
+        a number it cannot, and dropout only blurs what is strong.
+        """
+        return min(1.0, self.width / max(self.num_rows, 1))
 
     @property
     def image(self) -> bool:
@@ -59,7 +70,7 @@ class _Choice:
     transform: Callable[[Tensor], Tensor] | None = None
 
 
-def _look(name: str, x: Tensor, mask: Tensor | None) -> _Seen:
+def _look(name: str, x: Tensor, mask: Tensor | None, width: int) -> _Seen:
     """Observed entries: finite, and True in the mask, which is (B,) or (B, *event)."""
     seen = torch.isfinite(x) if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool)
     if mask is not None:
@@ -73,7 +84,7 @@ def _look(name: str, x: Tensor, mask: Tensor | None) -> _Seen:
     some, whole = flat.any(-1), flat.all(-1)
     integer = not x.is_floating_point() and x.dtype != torch.bool
     partial = bool((some & ~whole).any())
-    return _Seen(name, x[seen], x[whole], x.shape[1:], int(some.sum()), len(x), partial, integer)
+    return _Seen(name, x[seen], x[whole], x.shape[1:], int(some.sum()), len(x), partial, integer, width)
 
 
 def _choose(seen: _Seen) -> _Choice:
@@ -167,9 +178,12 @@ def _build_small(seen: _Seen, choice: _Choice, latent_dim: int) -> tuple[nn.Modu
     """Few rows of real numbers: linear networks."""
     spread = float(seen.values.double().std(correction=0)) if seen.values.numel() else 1.0
     decay = _PRECISION / seen.total / (spread**2 if spread > 0 else 1.0)
-    encoder = MLPEncoder(seen.shape, latent_dim, hidden=(), family=DropoutNormalHead, mask=seen.partial)
+    strength = seen.crowding
+    encoder = MLPEncoder(seen.shape, latent_dim, hidden=(), family=DropoutFamily(strength), mask=seen.partial)
     _sharpen(encoder.head)
-    decoder = SmallDecoder(latent_dim, seen.shape, likelihood=choice.likelihood, weight_decay=decay)
+    decoder = SmallDecoder(
+        latent_dim, seen.shape, likelihood=choice.likelihood, weight_decay=decay, strength=strength
+    )
     return encoder, decoder, f"{choice.likelihood.name}: {choice.why}; {_linear(seen, encoder, decoder)}"
 
 
@@ -181,11 +195,13 @@ def _build_table(
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(c.likelihood for c in columns).items())
     decoder: MLPDecoder
     if seen.few:
-        family = DropoutNormalHead
+        family = DropoutFamily(seen.crowding)
         encoder = TableEncoder(columns, latent_dim, hidden=(), family=family, mask=seen.partial, context=given)
         _sharpen(encoder.head)
         decay = _PRECISION / seen.total
-        decoder = SmallDecoder(latent_dim, seen.shape, likelihood=lik, weight_decay=decay, context=given)
+        decoder = SmallDecoder(
+            latent_dim, seen.shape, likelihood=lik, weight_decay=decay, context=given, strength=seen.crowding
+        )
         return encoder, decoder, f"{kinds}; {_linear(seen, encoder, decoder)}"
     hidden = (256, 256)
     encoder = TableEncoder(columns, latent_dim, hidden=hidden, mask=seen.partial, context=given)
@@ -197,7 +213,7 @@ def _build_table(
 def _linear(seen: _Seen, encoder: nn.Module, decoder: SmallDecoder) -> str:
     """The networks for few rows."""
     names = f"{type(encoder).__name__} and {type(decoder).__name__}"
-    why = f"dropout and weight decay {decoder.weight_decay:.3g} for {seen.num_rows} rows"
+    why = f"dropout (strength {seen.crowding:.2g}) and weight decay {decoder.weight_decay:.3g} for {seen.num_rows} rows"
     return f"{names}, linear with {why}{_sees(seen)}"
 
 
@@ -238,7 +254,9 @@ def default_networks(
     Below 1,000 observed rows tables and vectors of real numbers get linear networks
     (:class:`~pyro_mmvae.nn.DropoutNormalHead` and :class:`~pyro_mmvae.nn.SmallDecoder`, whose weights have the prior
     :math:`\mathcal N(0, v / 100)` with v the variance of the data, 1 for tables), everything else one hidden layer of
-    64 and dropout 0.1.
+    64 and dropout 0.1. The dropout of linear networks has the strength :math:`\min(1, P / N)`, for P numbers in a row
+    of all modalities together and N rows with something of this one: it is full where there are more numbers than
+    rows, and fades where rows alone tell signal from noise.
 
     Example::
 
@@ -258,10 +276,11 @@ def default_networks(
     :raises TypeError: if a modality is not a tensor.
     """
     encoders, decoders, notes = {}, {}, {}
+    width = sum(x[0].numel() for x in data.values() if isinstance(x, Tensor) and x.dim() > 0 and len(x) > 0)
     for name, x in data.items():
         if not isinstance(x, Tensor) or x.dim() == 0:
             raise TypeError(f"{name}: expected a tensor of shape (B, *event), got {type(x).__name__}.")
-        seen = _look(name, x, None if obs_mask is None else obs_mask.get(name))
+        seen = _look(name, x, None if obs_mask is None else obs_mask.get(name), width)
         if columns is not None and name in columns:
             if tuple(seen.shape) != (len(columns[name]),):
                 raise ValueError(

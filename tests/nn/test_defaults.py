@@ -155,6 +155,23 @@ def test_weight_decay_of_few_rows_follows_the_units_of_the_data():
     assert decays[1] == pytest.approx(decays[0] / 49)  # loadings are 7 times as large
 
 
+def test_dropout_of_few_rows_fades_as_rows_outnumber_the_columns_of_all_modalities():
+    def rates(rows, width, mask=None):
+        data = {"a": torch.randn(rows, 3), "b": torch.randn(rows, width)}
+        encoders, decoders, notes = default_networks(data, 4, obs_mask=mask)
+        assert "dropout (strength " in notes["a"]
+        return encoders["a"].head.dropout.p, decoders["a"].net[0].dropout.p
+
+    full = 3 / 46, 0.4 * 4 / 8
+    assert rates(50, 47) == rates(50, 200) == pytest.approx(full)  # as many numbers in a row as there are rows, or more
+    assert rates(200, 7) == pytest.approx([r * 10 / 200 for r in full])
+    seen = torch.arange(200) < 40  # rows without "a" do not teach its networks
+    assert rates(200, 7, {"a": seen}) == pytest.approx([r * 10 / 40 for r in full])
+    table = default_networks({"blood": torch.ones(100, 2)}, 2, columns={"blood": TABLE})
+    assert table[0]["blood"].head.dropout.p == pytest.approx(2 / 44 * 2 / 100)
+    assert table[1]["blood"].net[0].dropout.p == pytest.approx(0.4 * 2 / 6 * 2 / 100)
+
+
 def test_small_networks_are_rebuilt_from_their_configs():
     x = torch.randn(20, 3)
     encoders, decoders, _ = default_networks({"a": x}, 2)

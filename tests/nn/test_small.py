@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_mmvae.columns import Column
-from pyro_mmvae.nn import DropoutNormalHead, SmallDecoder
+from pyro_mmvae.nn import DropoutFamily, DropoutNormalHead, MLPEncoder, SmallDecoder, from_config
 
 
 def test_head_is_linear_in_evaluation_and_its_mean_over_dropout_is_the_same():
@@ -46,3 +46,25 @@ def test_decoder_drops_coordinates_of_z_in_training_and_no_covariate():
 def test_weight_decay_is_a_number_from_0_on(decay):
     with pytest.raises(ValueError, match="weight_decay: expected a number from 0 on"):
         SmallDecoder(2, 3, weight_decay=decay)
+
+
+def test_strength_multiplies_the_rates_of_dropout():
+    assert DropoutNormalHead(60, 2, strength=0.2).dropout.p == pytest.approx(0.2 * 60 / 160)
+    assert SmallDecoder(4, 3, likelihood="normal_learned", strength=0.5).net[0].dropout.p == pytest.approx(0.1)
+    h, z = torch.randn(5, 60), torch.randn(5, 4)
+    head, decoder = DropoutFamily(0.0)(60, 2).train(), SmallDecoder(4, 3, strength=0.0).train()
+    for network, given in ((head, h), (decoder, z)):  # no dropout at all: as in evaluation mode
+        assert torch.equal(network(given).mean, network.eval()(given).mean)
+
+
+def test_an_encoder_rebuilt_from_its_config_keeps_the_strength():
+    encoder = MLPEncoder(60, 2, hidden=(), family=DropoutFamily(0.2))
+    assert from_config(encoder.config).head.dropout.p == encoder.head.dropout.p == pytest.approx(0.2 * 60 / 160)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_strength_is_a_number_from_0_to_1(strength):
+    makers = (DropoutFamily, lambda s: DropoutNormalHead(4, 2, strength=s), lambda s: SmallDecoder(2, 3, strength=s))
+    for make in makers:
+        with pytest.raises(ValueError, match="strength: expected a number from 0 to 1"):
+            make(strength)
