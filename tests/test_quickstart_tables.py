@@ -231,6 +231,21 @@ def test_hidden_cells_are_hidden_and_every_part_is_held_out_once():
     assert sorted(tests) == sorted(ds.frames.index)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.0, 3.5e8, 7])
+def test_a_column_of_one_value_is_not_compared(value):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    frames = {"a": pandas.DataFrame({"x": x[:, 0], "same": value}), "b": pandas.DataFrame({"y": x[:, 1]})}
+    ds = MultimodalDataset.from_frames(frames)
+    assert Encoding(ds).scale[1] == 1.0  # not the rounding error of a mean
+    for part in hiding.parts(ds, 5, seed=0):
+        for task in part.tasks:
+            known = ~np.isnan(task.truth).all(0)
+            assert known.tolist() == ([True, False] if task.modality == "a" else [True])
+    alone = MultimodalDataset.from_frames({m: frame.assign(y=value)[["y"]] for m, frame in frames.items()})
+    with pytest.raises(ValueError, match="no cell can be held out"):
+        hiding.parts(alone, 5, seed=0)
+
+
 def test_a_score_of_positive_numbers_is_about_logarithms():
     cells = pandas.DataFrame({"truth": [1.0, -2.0], "model": [np.e**2, 1.0], "log": [True, False], "scale": [4.0, 6.0]})
     assert report.standardized_error(cells, "model").tolist() == pytest.approx([0.5, 0.5])
@@ -254,6 +269,10 @@ ERRORS = {
     "ragged": (["id,a", "p1,1", "p2,1,2"], "as many cells in each line"),
     "text": (["id,a", *(f"p{i},word {i}" for i in range(9))], "column 'a': text with 9 different values in 9 cells"),
     "numbers and text": (["id,a", "p1,1.5", "p2,2.5", "p3,?", "p4,?"], "an empty cell where a number is missing"),
+    "dates": (["id,a", *(f"p{i},2020-01-{i + 10}" for i in range(9))], "Fix: dates as days since some start"),
+    "percentages": (["id,a", *(f"p{i},{i}.5%" for i in range(9))], "Fix: percentages without the sign, or --drop"),
+    "commas": (["id,a", *(f'p{i},"{i},50"' for i in range(9))], "Fix: numbers with a decimal point, without commas"),
+    "several": (["id,a,b", *(f"p{i},x{i},y{i}" for i in range(9))], "--drop 'clinical.a' 'clinical.b'"),
     "infinite": (["id,a", "p1,1.5", "p2,inf"], "column 'a', row 'p2': inf is infinite"),
     "nothing to tell it from": (["id,a", *(f"p{i},{i}.5" for i in range(25))], "no cell can be held out"),
     "few": (["id,a", "p1,1.5", "p2,2.5"], "2 samples are too few"),

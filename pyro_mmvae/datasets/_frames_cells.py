@@ -14,6 +14,7 @@ from pyro_mmvae.datasets._frames_kinds import (
     check_finite,
     check_likelihood,
     check_range,
+    check_units,
     chosen_likelihood,
     kind_of,
     numbers,
@@ -33,7 +34,7 @@ def encoded(where: str, series: Any, likelihood: str | None, *, context: bool = 
     :param where: names the column in errors.
     :param context: whether it is a covariate: whole numbers are then as good as any.
     :raises TypeError: for text and other columns that are no numbers.
-    :raises ValueError: for infinite cells, and cells that the likelihood cannot have.
+    :raises ValueError: for infinite cells, cells that the likelihood cannot have, and real ones of extreme size.
     """
     text = likelihood is not None
     kind = kind_of(where, series, text=text)
@@ -49,6 +50,7 @@ def encoded(where: str, series: Any, likelihood: str | None, *, context: bool = 
         likelihood = "normal"
     else:
         likelihood = chosen_likelihood(kind, series.dtype, values)
+    check_units(where, likelihood, values)
     if kind == "category":
         levels = tuple(_level(v) for v in series.dtype.categories)
         return Column(name, likelihood, levels), series, _codes(series)

@@ -11,13 +11,25 @@ import numpy as np
 from pyro_mmvae._optional import optional_import
 from pyro_mmvae.columns import LIKELIHOODS
 
-__all__ = ["CellKind", "chosen_likelihood", "check_finite", "check_likelihood", "kind_of", "numbers", "whole"]
+__all__ = [
+    "CellKind",
+    "check_finite",
+    "check_likelihood",
+    "check_units",
+    "chosen_likelihood",
+    "indistinct",
+    "kind_of",
+    "numbers",
+    "whole",
+]
 
 CellKind = Literal["bool", "category", "integer", "float", "text"]
 
 ENOUGH = 10  # whole numbers in a float column with gaps, from which on it is read as integers
 _EACH = 5  # rows of either value, from which on two values are classes
 _LARGEST = float(np.finfo(np.float32).max)  # cells become float32
+_SQUARED = 1e-16, 1e18  # sizes of real cells whose squares, and those of a hundredth, single precision holds
+_SAME = 1e-6  # of their size, below which columns.fitted takes cells that differ as constant
 _OVERRIDES: dict[CellKind, tuple[str, ...]] = {  # kinds of likelihoods that a dictionary may ask for
     "bool": ("binary", "real", "category"),
     "category": ("category", "ordinal"),
@@ -101,6 +113,29 @@ def check_finite(where: str, values: np.ndarray, index: Any) -> None:
             f"{where}, row {some_of([index[row]])}: {values[row]} is infinite, or beyond single precision. "
             f"Fix: correct it, or NaN where it is missing."
         )
+
+
+def check_units(where: str, likelihood: str, values: np.ndarray) -> None:  # values, shape: (n,), NaN = missing
+    """Observed real cells have squares in single precision, which densities need."""
+    seen = values[~np.isnan(values)]
+    if LIKELIHOODS[likelihood] != "real" or len(seen) == 0:
+        return
+    largest, middle, spread = (float(x) for x in (np.abs(seen).max(), abs(seen.mean()), seen.std()))
+    spread = spread if spread > _SAME * middle else 1e-3 * middle  # as columns.fitted has it
+    if largest > _SQUARED[1] or 0 < spread < _SQUARED[0]:
+        size = largest if largest > _SQUARED[1] else spread
+        raise ValueError(
+            f"{where}: its cells are as {'large' if size > 1 else 'small'} as {size:.1g}, whose square single "
+            f"precision does not hold. Fix: another unit, such as frame[column] / {10.0 ** round(np.log10(size)):g}."
+        )
+
+
+def indistinct(likelihood: str, values: np.ndarray) -> bool:  # values, shape: (n,), NaN = missing
+    """Whether real cells differ, but by so little of their size that they are taken as constant."""
+    seen = values[~np.isnan(values)]
+    if LIKELIHOODS[likelihood] != "real" or len(seen) == 0 or (seen == seen[0]).all():
+        return False
+    return float(seen.std()) <= _SAME * abs(float(seen.mean()))
 
 
 def whole(seen: np.ndarray) -> bool:  # shape: (n,), observed cells

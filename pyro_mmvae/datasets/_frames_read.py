@@ -16,7 +16,7 @@ from pyro_mmvae._optional import optional_import
 from pyro_mmvae.columns import Scaling
 from pyro_mmvae.datasets._frames_cells import Encoded, decoded, encoded, encoded_like
 from pyro_mmvae.datasets._frames_join import checked, checked_frames, joined_index
-from pyro_mmvae.datasets._frames_kinds import some_of
+from pyro_mmvae.datasets._frames_kinds import indistinct, some_of
 from pyro_mmvae.datasets._frames_table import Table
 from pyro_mmvae.datasets.frames import Frames
 
@@ -43,7 +43,9 @@ def read_frames(frames: Any, context: Any, scale: Scaling, likelihoods: Any, oth
     index = joined_index(given)
     if like is None:
         chosen = _check_likelihoods(likelihoods, given)
-        tables = {m: _table(m, frame, chosen.get(m, {}), index) for m, frame in given.items()}
+        tables = {}
+        for m, frame in given.items():  # a comprehension is a level of the stack, or is not, by Python's version
+            tables[m] = _table(m, frame, chosen.get(m, {}), index)
     elif likelihoods is not None:
         raise ValueError("likelihoods: with `like`, likelihoods are those of the other data set. Fix: leave one out.")
     else:
@@ -97,6 +99,12 @@ def _table(m: str, frame: Any, likelihoods: Mapping[Any, Any], index: Any) -> Ta
     parts = [
         encoded(_where(m, label), series, likelihoods.get(label)) for label, series in source.items()
     ]
+    same = [c.name for c, _, x in parts if indistinct(c.likelihood, x)]
+    if same:
+        _warn(
+            f"frames[{m!r}]: cells of column {some_of(same)} ({len(same)} in all) differ by less than a millionth of "
+            f"their size, which single precision can hardly tell: taken as constant. Fix: subtract a number amid them."
+        )
     return Table.made([c for c, _, _ in parts], source, np.stack([x for _, _, x in parts], 1), index)
 
 
@@ -104,7 +112,10 @@ def _tables_like(frames: Mapping[str, Any], like: Frames, index: Any) -> dict[st
     unknown = [m for m in frames if m not in like.columns]
     if unknown:
         raise ValueError(f"frames: `like` has no modality {some_of(unknown)}; it has {', '.join(like.columns)}.")
-    return {m: _table_like(f"frames[{m!r}]", m, frames.get(m), like.table(m), index) for m in like.columns}
+    tables = {}
+    for m in like.columns:
+        tables[m] = _table_like(f"frames[{m!r}]", m, frames.get(m), like.table(m), index)
+    return tables
 
 
 def _table_like(where: str, m: str, frame: Any, like: Table, index: Any) -> Table:

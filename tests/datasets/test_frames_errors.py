@@ -104,6 +104,31 @@ def test_likelihoods(values: Any, asked: Any, error: type[Exception], message: s
         from_frames({"a": table(values)}, likelihoods=asked)
 
 
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ([1e30, -2e30, 3e29], r"frames\['a'\], column 'x': its cells are as large as 2e\+30.*frame\[column\] / 1e\+30"),
+        ([1e-30, -2e-30, 3e-30], r"column 'x': its cells are as small as 2e-30.*frame\[column\] / 1e-30"),
+        ([1e-25, NAN, 1e-25], r"as small as 1e-28"),  # constant: its floor is a thousandth of it
+    ],
+)
+def test_real_cells_whose_squares_are_lost(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_frames({"a": table(values)})
+    if min(values) > 0:
+        from_frames({"a": table(values)}, likelihoods={"a": "log_normal"})  # logarithms of any size are good
+    for fine in (1e12, 1e-12):
+        from_frames({"a": table([fine, -2 * fine, fine])})
+
+
+def test_cells_that_single_precision_can_hardly_tell() -> None:
+    near = table([1e9, 1e9 + 1, 1e9 + 3.5])
+    with pytest.warns(UserWarning, match=r"frames\['a'\]: cells of column 'x' \(1 in all\) differ") as said:
+        from_frames({"a": near})
+    assert [w.filename for w in said] == [__file__]  # it points to the call
+    from_frames({"a": near - 1e9, "b": table([1e9, 1e9, 1e9])})  # no warning
+
+
 def test_scale_is_one_of_three() -> None:
     with pytest.raises(ValueError, match="scale: expected 'standard', 'robust' or None, got 'minmax'"):
         from_frames({"a": GOOD}, scale="minmax")  # type: ignore[arg-type]

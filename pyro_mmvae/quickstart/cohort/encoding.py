@@ -43,7 +43,7 @@ class Encoding:
     the mean of a column.
 
     :ivar blocks: (modality, place of the column) -> its features.
-    :ivar scale: standard deviations of numbers, or of their logarithms, 1 elsewhere, shape (F,).
+    :ivar scale: standard deviations of numbers (of their logarithms), 1 elsewhere and where all are equal; shape (F,).
     """
 
     def __init__(self, train: MultimodalDataset) -> None:
@@ -64,7 +64,9 @@ class Encoding:
         number = np.zeros(start, dtype=bool)
         for block in self.blocks.values():
             number[block.places] = is_number(block.column)
-        self.scale = np.where(number & (spread > 0), spread, 1.0)
+        first = raw[seen.argmax(0), np.arange(start)]
+        varies = (seen & (raw != first)).any(0)  # of equal cells the spread is not 0 where their mean is rounded
+        self.scale = np.where(number & varies, spread, 1.0)
 
     def features(self, ds: MultimodalDataset) -> np.ndarray:  # shape: (N, F)
         """The known cells of a dataset; NaN elsewhere."""

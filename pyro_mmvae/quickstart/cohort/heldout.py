@@ -53,11 +53,12 @@ def compared(vae: MultimodalVAE, part: Part, seed: int) -> Any:
 
 
 def _looked_at(task: Task, seed: int) -> np.ndarray:
-    """Columns that are compared: all, or some at random of a wide table."""
-    width, most = task.truth.shape[1], _ROWS if task.given is not None else _CELLS
-    if width <= most:
-        return np.arange(width)
-    return np.sort(np.random.default_rng(seed).choice(width, most, replace=False))
+    """Columns that are compared: all with a cell to predict, or some of these at random of a wide table."""
+    columns = np.flatnonzero(~np.isnan(task.truth).all(0))
+    most = _ROWS if task.given is not None else _CELLS
+    if len(columns) <= most:
+        return columns
+    return np.sort(np.random.default_rng(seed).choice(columns, most, replace=False))
 
 
 def _said(full: Completed, m: str) -> dict[str, np.ndarray]:  # each shape: (n, P)

@@ -6,12 +6,13 @@ Layer: quickstart.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from pyro_mmvae.datasets import MultimodalDataset
+from pyro_mmvae.quickstart.cohort.encoding import is_number
 
 __all__ = ["FIFTHS", "Part", "Task", "parts"]
 
@@ -27,7 +28,7 @@ class Task:
     :ivar seen: the rows as methods may see them, but for ``given``.
     :ivar given: where the whole modality is hidden the other ones, which are all that may be used; None where single
         cells are hidden.
-    :ivar truth: (n, P), the cells to predict; NaN elsewhere.
+    :ivar truth: (n, P), the cells to predict; NaN elsewhere, and in columns of numbers that all training rows share.
     """
 
     modality: str
@@ -62,7 +63,8 @@ def parts(ds: MultimodalDataset, number: int, seed: int) -> list[Part]:
     made = []
     for i, test in enumerate(order.tensor_split(FIFTHS)[:number]):
         train, rest = ds[order[~torch.isin(order, test)].sort().values], ds[test.sort().values]
-        made.append(Part(train, rest, tuple(tasks(rest, seed + i))))
+        compared = [_telling(task, train) for task in tasks(rest, seed + i)]
+        made.append(Part(train, rest, tuple(task for task in compared if not np.isnan(task.truth).all())))
     if not any(part.tasks for part in made):
         raise ValueError("no cell can be held out that others could tell. Fix: a second table, or more columns.")
     return [part for part in made if part.tasks]
@@ -83,6 +85,13 @@ def tasks(test: MultimodalDataset, seed: int) -> Iterator[Task]:
         truth = np.where(np.isnan(cells_of(left, m)), cells_of(test, m), np.nan)
         if not np.isnan(truth).all():
             yield Task(m, left, None, truth)
+
+
+def _telling(task: Task, train: MultimodalDataset) -> Task:
+    """Without the cells of number columns that have a single value in the training rows: errors have no unit there."""
+    cells, columns = cells_of(train, task.modality), train.frames.columns[task.modality] if train.frames else ()
+    alike = [is_number(c) and len(np.unique(x[~np.isnan(x)])) < 2 for c, x in zip(columns, cells.T, strict=True)]
+    return replace(task, truth=np.where(alike, np.nan, task.truth))
 
 
 def cells_of(ds: MultimodalDataset, m: str) -> np.ndarray:  # shape: (N, P), NaN = missing

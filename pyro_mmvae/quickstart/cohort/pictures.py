@@ -119,7 +119,7 @@ def _scatter(ax: Axes, cells: Any) -> None:
 
 def latent(vae: MultimodalVAE, ds: MultimodalDataset) -> Figure:
     """Posterior means by which modalities were there, and by a column of classes where there is one."""
-    z = vae.posterior(ds).mean.cpu()
+    z = vae.posterior(ds, progress=False).mean.cpu()
     seen = np.stack([mask.reshape(len(ds), -1).any(-1).cpu().numpy() for mask in ds.obs_mask.values()], 1)
     patterns, classes = _patterns(ds.modalities, seen), _classes(ds)
     labels: list[tuple[str, np.ndarray | None]] = []

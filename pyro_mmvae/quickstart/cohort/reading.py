@@ -22,6 +22,13 @@ __all__ = ["CONTEXT", "Tables", "name_of", "read_tables"]
 MOST_CLASSES = 20  # different values of a text column, up to which it is read as classes
 CONTEXT = "context"  # stands for the file of covariates where columns are named
 _WHOLE_ID = re.compile(r"0|-?[1-9]\d{0,17}")
+_SHOWN = 5  # columns of text that an error lists
+_GAP = "an empty cell where a number is missing"
+_FORMS = {  # of cells that are no numbers yet -> what makes them so
+    re.compile(r"(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}).*"): "dates as days since some start",
+    re.compile(r"[-+]?[\d.,]+ ?%"): "percentages without the sign",
+    re.compile(r"[-+]?[\d.,]*,[\d.,]+"): "numbers with a decimal point, without commas",
+}
 _EXACT = 2.0**53  # whole numbers below are exact as floats
 
 
@@ -69,13 +76,15 @@ def read_tables(
     raw = {m: _read(path) for m, path in files.items()}
     _unknown_columns(raw, classes, drop)
     whole = all(_WHOLE_ID.fullmatch(x) for frame in raw.values() for x in frame.index)
-    made = {}
+    made: dict[str, Any] = {}
     for m, frame in raw.items():
         frame = frame.drop(columns=[*(drop or {}).get(m, ())])
         if frame.shape[1] == 0:
             raise ValueError(f"{files[m]}: no column is left. Fix: leave the file out.")
         frame.index = frame.index.astype(np.int64) if whole else frame.index
-        made[m] = _typed(files[m], m, frame, (classes or {}).get(m, ()))
+        made[m] = frame
+    _check_texts(files, made, classes or {})
+    made = {m: _typed(frame) for m, frame in made.items()}
     return Tables({m: made[m] for m in own}, made.get(CONTEXT), own)
 
 
@@ -156,19 +165,17 @@ def _unknown_columns(frames: Mapping[str, Any], *named: Mapping[str, Collection[
                 raise ValueError(f"{m} has no column {absent[0]!r}; it has {', '.join(frames[m].columns[:6])}, ...")
 
 
-def _typed(path: Path, m: str, frame: Any, classes: Collection[str]) -> Any:  # pandas.DataFrame
+def _typed(frame: Any) -> Any:  # pandas.DataFrame
     """Columns in the dtypes that say what they are."""
-    types = optional_import("pandas.api.types", "tables")
-    numeric = frame.select_dtypes("number").columns
     made: dict[str, Any] = {c: "Int64" for c in _whole_with_gaps(frame.select_dtypes("float"))}
-    for c in frame.columns.difference(numeric, sort=False):
-        series = frame[c]
-        if types.is_bool_dtype(series.dtype) or types.infer_dtype(series, skipna=True) == "boolean":
-            made[c] = "boolean" if series.isna().any() else "bool"
-        else:
-            _check_text(path, m, series, c in classes)
-            made[c] = "category"
+    for c in frame.columns.difference(frame.select_dtypes("number").columns, sort=False):
+        made[c] = ("boolean" if frame[c].isna().any() else "bool") if _is_bool(frame[c]) else "category"
     return frame.astype(made)
+
+
+def _is_bool(series: Any) -> bool:
+    types = optional_import("pandas.api.types", "tables")
+    return bool(types.is_bool_dtype(series.dtype) or types.infer_dtype(series, skipna=True) == "boolean")
 
 
 def _whole_with_gaps(frame: Any) -> list[str]:
@@ -179,19 +186,33 @@ def _whole_with_gaps(frame: Any) -> list[str]:
     return list(frame.columns[whole & gaps.any(0) & ~gaps.all(0)])
 
 
-def _check_text(path: Path, m: str, series: Any, wanted: bool) -> None:
-    """Text that is classes; otherwise an error with the ways out."""
-    if wanted:
-        return
+def _check_texts(paths: Mapping[str, Path], frames: Mapping[str, Any], classes: Mapping[str, Collection[str]]) -> None:
+    """Text is classes; otherwise an error with the ways out, about all columns of all files at once."""
+    found, names, fixes = [], [], dict[str, None]()
+    for m, frame in frames.items():
+        numeric = frame.select_dtypes("number").columns
+        for c in frame.columns.difference(numeric, sort=False).difference([*classes.get(m, ())], sort=False):
+            what = None if _is_bool(frame[c]) else _no_classes(frame[c])
+            if what is not None:
+                found.append(f"{paths[m]}, column {c!r}: {what[0]}")
+                names.append(f"'{m}.{c}'")
+                fixes[what[1]] = None
+    if found:
+        more = f" (and {len(found) - _SHOWN} more columns)" if len(found) > _SHOWN else ""
+        ways = [*fixes, f"--drop {' '.join(names)}", f"--likelihood '{names[0][1:-1]}=categorical' if they are classes"]
+        raise ValueError(f"{'; '.join(found[:_SHOWN])}{more}. Fix: {', or '.join(ways)}.")
+
+
+def _no_classes(series: Any) -> tuple[str, str] | None:
+    """Why a text column cannot be read as classes, and the nearest way out; None if it can."""
     pandas = optional_import("pandas", "tables")
     seen = series.dropna().astype(str)
     values = seen.unique()
-    numbers = pandas.to_numeric(pandas.Series(values), errors="coerce").notna().to_numpy()
-    if len(values) <= min(MOST_CLASSES, len(seen) / 2) and 2 * numbers.sum() <= len(values):
-        return
-    shown = ", ".join(repr(v) for v in values[~numbers][:3])
-    raise ValueError(
-        f"{path}, column {series.name!r}: text with {len(values)} different values in {len(seen)} cells, such as "
-        f"{shown}. Fix: an empty cell where a number is missing, or --drop '{m}.{series.name}', or "
-        f"--likelihood '{m}.{series.name}=categorical' if its values are classes."
-    )
+    texts = values[pandas.to_numeric(pandas.Series(values), errors="coerce").isna().to_numpy()]
+    if len(values) <= min(MOST_CLASSES, len(seen) / 2) and len(values) <= 2 * len(texts):
+        return None
+    shown = ", ".join(repr(v) for v in texts[:3])
+    for form, fix in _FORMS.items():
+        if all(form.fullmatch(str(text).strip()) for text in texts):
+            return f"text with {len(values)} different values in {len(seen)} cells, such as {shown}", fix
+    return f"text with {len(values)} different values in {len(seen)} cells, such as {shown}", _GAP

@@ -38,7 +38,7 @@ def write_all(
         yield _written(full.sd[m], output / f"imputed_{m}_sd.csv"), "standard deviations of these, 0 where observed"
         yield _written(lower[m], output / f"imputed_{m}_lower.csv"), f"lower ends of {LEVEL * 100:g} % intervals"
         yield _written(upper[m], output / f"imputed_{m}_upper.csv"), "upper ends"
-    latent = vae.posterior(ds).to_frame()
+    latent = vae.posterior(ds, progress=False).to_frame()
     yield _written(latent, output / "latent.csv"), "the latent of each sample: posterior means and standard deviations"
     yield _written(heldout, output / "heldout_cells.csv", index=False), "each hidden cell, its truth and predictions"
     yield _written(scores, output / "heldout_scores.csv", index=False), "the table above"
