@@ -5,7 +5,8 @@ Layer: checks, private.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -78,6 +79,7 @@ class Context:
     :ivar masks: the same with some modality hidden in most rows.
     :ivar problem: what keeps the programs from running at all.
     :ivar mode: how networks run: "training" with dropout off, or "evaluation" if draws remain that are no sites.
+    :ivar noisy: the program and site at which two runs differ in evaluation mode as well, or None.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Context:
         self.rows: list[int] = []
         self.problem: ProgramError | None = None
         self.mode = "training"
+        self.noisy: tuple[str, str] | None = None
         self._quiet(training=True)
         self.model_alone, self.guide_alone = Trace(), Trace()
         try:
@@ -196,13 +199,19 @@ class Context:
     def _settle(self) -> None:
         """Draws of networks that are no sites, as dropout's, are left out where possible."""
         try:
-            run = self.run()
-            both = [self.scores(self.run(values=run.values, seed=self.seed + k)) for k in (0, 1)]
-        except ProgramError:
-            return  # the laws will say so
-        if difference(*both) is not None:
+            if self._unsettled() is None:
+                return
             self.mode = "evaluation"
             self._quiet(training=False)
+            found = self._unsettled()
+        except ProgramError:
+            return  # the laws will say so
+        self.noisy = None if found is None else found[:2]
+
+    def _unsettled(self) -> tuple[str, str, int | None] | None:
+        """Where two runs on the same draws differ."""
+        run = self.run()
+        return difference(*[self.scores(self.run(values=run.values, seed=self.seed + k)) for k in (0, 1)])
 
     def _quiet(self, *, training: bool) -> None:
         for module in self.networks.values():
@@ -224,13 +233,20 @@ class Context:
         values: Tensors | None = None,
         particles: tuple[int, int] | None = None,
         seed: int | None = None,
+        draw: bool = False,
     ) -> Run:
-        """The guide, and the model on its draws, or both on the values given."""
+        """
+        The guide, and the model on its draws, or both on the values given.
+
+        :param draw: draw hidden entries of modalities that ``observe`` was told to draw; else they hold a constant, so
+            that two runs can be compared.
+        """
         x, mask = self.data if data is None else data, self.masks if masks is None else masks
-        guide = self.seeded_trace("guide", self.guide, x, mask, values, particles=particles, seed=seed)
-        drawn = {name: site["value"] for name, site in latents(guide).items()}
-        drawn = {**({} if values is None else values), **drawn}
-        model = trace("model", self.model, x, mask, drawn, particles=particles)
+        with nullcontext() if draw else _undrawn(self.model):
+            guide = self.seeded_trace("guide", self.guide, x, mask, values, particles=particles, seed=seed)
+            drawn = {name: site["value"] for name, site in latents(guide).items()}
+            drawn = {**({} if values is None else values), **drawn}
+            model = trace("model", self.model, x, mask, drawn, particles=particles)
         values = {**{name: site["value"] for name, site in latents(model).items()}, **drawn}
         return Run(guide, model, {name: value.detach() for name, value in values.items()})
 
@@ -305,7 +321,7 @@ class Context:
         out = Tried(names)
         mask = self.mask_of(names)
         try:
-            out.run = self.run(masks=mask)
+            out.run = self.run(masks=mask, draw=True)
             out.scores = self.scores(out.run)
         except ProgramError as error:
             out.error = error
@@ -357,3 +373,17 @@ class Context:
     def seen_anywhere(self, modality: str) -> bool:
         """Whether any of the rows observes a modality."""
         return bool(seen_rows(self.full[modality]).any())
+
+
+@contextmanager
+def _undrawn(model: Program) -> Iterator[None]:
+    """Context manager: what ``observe(draw=)`` names is a constant where it is hidden."""
+    if not isinstance(model, ObservedModel) or not model.draw:
+        yield
+        return
+    kept = model.draw
+    model.draw = ()
+    try:
+        yield
+    finally:
+        model.draw = kept

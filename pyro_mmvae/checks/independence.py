@@ -12,10 +12,12 @@ from pyro_mmvae.checks.context import Context, Scores
 from pyro_mmvae.checks.report import Finding, broken, holds, note, skipped
 from pyro_mmvae.checks.runs import ProgramError, Run, difference, latents, sample_sites
 from pyro_mmvae.checks.state import Snapshot
+from pyro_mmvae.stories import ObservedModel
 
 __all__ = ["modes_agree", "particles_vectorize", "rows_independent"]
 
 PARTICLES = 3
+_NOISY = "two runs on the same draws differ, so nothing can be compared: see training and evaluation agree"
 _FIX = "no statistic over dim 0 (BatchNorm, mean(0), argmax over the batch) and no missing dim= argument."
 
 
@@ -24,6 +26,8 @@ def rows_independent(context: Context) -> Finding:
     norms = _batch_norms(context)
     if context.size < 2:
         return skipped("there is one row")
+    if context.noisy is not None:
+        return skipped(_NOISY)
     run, base = context.base  # if this fails, the law says nothing
     try:
         found = _leak(context, run, base)
@@ -95,6 +99,8 @@ def _single(context: Context, values: dict[str, Tensor], n: int) -> Run:
 
 def particles_vectorize(context: Context) -> Finding:
     """Under a plate of particles every density is that of the same draws, taken one by one."""
+    if context.noisy is not None:
+        return skipped(_NOISY)
     run, _ = context.base
     plates = [f.dim for t in (run.guide, run.model) for s in sample_sites(t).values() for f in s["cond_indep_stack"]]
     dim = min((d for d in plates if d is not None), default=0) - 1
@@ -131,7 +137,15 @@ def _particle(value: Tensor, k: int, dim: int, wide: Run, run: Run, name: str) -
 
 
 def modes_agree(context: Context) -> Finding:
-    """Whether training and evaluation mode differ, as with dropout and BatchNorm."""
+    """Whether training and evaluation mode differ, as with dropout and BatchNorm, and whether noise remains in both."""
+    if context.noisy is not None:
+        program, site = context.noisy
+        message = "in evaluation mode, too, two runs on the same draws give it other densities: numbers are drawn that "
+        message += "are no sites (torch.randn, rsample())"
+        if program == "model" and not isinstance(context.model, ObservedModel):
+            fix = "pyro.sample(...) for what is latent; nothing for hidden entries that handlers.observe(draw=) draws."
+            return note(message, fix, program=program, site=site)
+        return broken(message, "pyro.sample(...) for what is latent.", program=program, site=site)
     run, base = context.base
     modules = [p for m in context.networks.values() for p in m.modules()]
     kept = Snapshot(context.networks)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.checks.context import Context
 from pyro_mmvae.checks.report import Finding, broken, holds, note, skipped
-from pyro_mmvae.checks.runs import copies
+from pyro_mmvae.checks.runs import ProgramError, blamed, copies
 from pyro_mmvae.checks.state import networks_of
 from pyro_mmvae.distributions import stand_ins
 from pyro_mmvae.handlers.registration import Registered
@@ -92,11 +92,12 @@ def parameters_registered(context: Context) -> Finding:
     seen = _Seen()
     try:
         with seen, stand_ins():
-            context.guide(copies(context.data), copies(context.masks))
-            context.model(copies(context.data), copies(context.masks))
-    except RuntimeError as error:
-        if "param store" in str(error):
-            return broken(str(error).split("Fix:")[0].strip(), "pyro.clear_param_store().", program="model")
+            for which, run in (("guide", context.guide), ("model", context.model)):
+                with blamed(which):
+                    run(copies(context.data), copies(context.masks))
+    except ProgramError as error:
+        if "param store" in str(error.error):
+            return broken(str(error.error).split("Fix:")[0].strip(), "pyro.clear_param_store().", program="model")
         raise
     if seen.clashes:
         message = f"the param store holds another tensor under {seen.clashes[0]!r}: two networks share a name"

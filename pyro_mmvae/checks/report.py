@@ -73,7 +73,9 @@ def broken(
     row: int | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> Finding:
-    """The law is broken, and where."""
+    """The law is broken, and where. An error that says its own way out keeps it."""
+    message, _, own = message.partition(" Fix: ")
+    fix = own if own else fix
     return Finding("broken", message, fix, program, site, modality, parameter, row, shape)
 
 

@@ -28,6 +28,7 @@ from pyro_mmvae.objectives.passes import plain_log_prob
 __all__ = [
     "ProgramError",
     "Run",
+    "blamed",
     "copies",
     "difference",
     "latents",
@@ -89,7 +90,7 @@ class Run:
 
 
 @contextmanager
-def _blamed(name: str) -> Iterator[None]:
+def blamed(name: str) -> Iterator[None]:
     """What happens inside is the program's doing."""
     with _Progress() as progress:
         try:
@@ -119,7 +120,7 @@ def trace(
     :raises ProgramError: whatever goes wrong.
     """
     with ExitStack() as stack:
-        stack.enter_context(_blamed(name))
+        stack.enter_context(blamed(name))
         tracer = stack.enter_context(poutine.trace())
         stack.enter_context(unregistered())
         if improper:

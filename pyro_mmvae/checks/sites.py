@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_mmvae.checks.context import Context
 from pyro_mmvae.checks.report import Finding, broken, holds, note, skipped
 from pyro_mmvae.checks.runs import ProgramError, Site, latents, modality_of, row_frame, sample_sites
-from pyro_mmvae.distributions import base_support
+from pyro_mmvae.distributions import base_support, bounds
 
 __all__ = [
     "draws_reparametrized",
@@ -258,7 +258,11 @@ def supports_match(context: Context) -> Finding:
         if name not in model:
             continue
         want, have = model[name]["fn"].support, site["fn"].support
-        draws = _draws(site)
+        if any(b.dim() for b in bounds(want)):  # bounds that may be those of this very draw
+            run = context.run(masks=context.full)
+            want, draws = latents(run.model)[name]["fn"].support, run.values[name]
+        else:
+            draws = _draws(site)
         good = torch.as_tensor(want.check(draws))
         point = type(_base(site["fn"])).__name__ == "Delta"
         everywhere = str(base_support(have)) in ("Real()", "RealVector()")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_mmvae.checks.context import Context
 from pyro_mmvae.checks.report import Finding, broken, holds, skipped
-from pyro_mmvae.checks.runs import copies, modality_of, sample_sites, unlike
+from pyro_mmvae.checks.runs import blamed, copies, modality_of, sample_sites, unlike
 from pyro_mmvae.checks.state import Ambient, Snapshot, seeded
 from pyro_mmvae.distributions import stand_ins
 from pyro_mmvae.handlers.registration import unregistered
@@ -57,7 +57,7 @@ def state_left_as_found(context: Context) -> Finding:
             before.restore()
             around = Ambient()
             seeded(seed)
-            with unregistered(), stand_ins():
+            with blamed(name), unregistered(), stand_ins():
                 program(data, masks)
             ends.append(torch.get_rng_state())
             changed = [*_changed("data", context.data, data), *_changed("obs_mask", context.masks, masks)]

@@ -130,10 +130,43 @@ def many_modalities() -> Made:
     return model, guide, {m: torch.randn(ROWS, DIM) for m in names}, None
 
 
+class Censored(nn.Module):
+    """Missing not at random: which cells are seen depends on what they hold, so hidden ones are drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.rate = nn.Linear(DIM, 3), nn.Parameter(torch.ones(3))
+
+    def forward(self) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(DIM), 1.0).to_event(1))
+        x = pyro.sample("x", dist.Normal(self.net(z), 0.5).to_event(1))
+        pyro.sample("seen", dist.Bernoulli(logits=self.rate * x).to_event(1))
+
+
+def hidden_entries_drawn() -> Made:
+    model = mm.observe(Censored(), ("x", "seen"), draw=("x",))
+    guide = mm.guides.Product(model, {"x": mm.nn.MLPEncoder(3, DIM), "seen": mm.nn.MLPEncoder(3, DIM)})
+    mask = torch.rand(15, 3) < 0.6
+    return model, guide, {"x": torch.randn(15, 3), "seen": mask.float()}, {"x": mask}
+
+
+def bounded_by_another_latent() -> Made:
+    """The support of one latent depends on the other."""
+
+    def story() -> None:
+        top = pyro.sample("top", dist.Gamma(torch.full((DIM,), 3.0), 2.0).to_event(1))
+        z = pyro.sample("z", dist.Uniform(torch.zeros(DIM), top).to_event(1))
+        pyro.sample("x", dist.Normal(z, 0.5).to_event(1))
+
+    model = mm.observe(story, ("x",))
+    return model, mm.guides.auto(model), {"x": torch.rand(15, DIM)}, None
+
+
 HEALTHY: dict[str, Callable[[], Made]] = {
     "story with a covariate": story_with_covariate,
     "enumerated": enumerated,
     "global site": global_site,
     "handlers.observe": observed_by_hand,
     "many modalities": many_modalities,
+    "hidden entries drawn": hidden_entries_drawn,
 }

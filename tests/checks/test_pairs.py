@@ -14,14 +14,25 @@ from typing import Any
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
 import pyro_mmvae as mm
 from pyro_mmvae.checks.state import networks_of
-from tests.checks.mistakes import Guide, InPlace, Model, Seeds, batch
-from tests.checks.pairs import HEALTHY, Made, enumerated, global_site, observed_by_hand, story_with_covariate
+from tests.checks.mistakes import DIM, Guide, InPlace, Model, Seeds, batch
+from tests.checks.pairs import (
+    HEALTHY,
+    Censored,
+    Made,
+    bounded_by_another_latent,
+    enumerated,
+    global_site,
+    hidden_entries_drawn,
+    observed_by_hand,
+    story_with_covariate,
+)
 from tests.checks.planted import planted
 
 EACH = pytest.mark.parametrize("make", HEALTHY.values(), ids=HEALTHY.keys())
@@ -205,3 +216,68 @@ def test_the_table_says_everything() -> None:
     with pytest.raises(KeyError, match="no law"):
         report["nonsense"]
     assert len({str(f) for f in mm.check(Model(), Seeds(), *batch()).broken}) == 1
+
+
+class Noisy(Censored):
+    """A latent that is no site."""
+
+    def forward(self) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(DIM), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(self.net(z + torch.randn_like(z)), 0.5).to_event(1))
+        pyro.sample("seen", dist.Bernoulli(logits=self.rate * self.net(z)).to_event(1))
+
+
+def test_draws_that_are_no_sites_are_named() -> None:
+    _, _, data, mask = hidden_entries_drawn()
+    model = mm.observe(Noisy(), ("x", "seen"))
+    guide = mm.guides.Product(model, {m: mm.nn.MLPEncoder(3, DIM) for m in ("x", "seen")})
+    report = mm.check(model, guide, data, mask)
+    assert [(f.law, f.program, f.site) for f in report.broken] == [("training and evaluation agree", "model", "x")]
+    assert "torch.randn" in report.broken[0].message
+    assert report["rows are independent"].status == report["particles vectorize"].status == "not applicable"
+
+
+def test_hidden_entries_that_a_native_model_draws_are_a_note() -> None:
+    story, guide, data, mask = hidden_entries_drawn()
+
+    class Native(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.story = story.story
+
+        def forward(self, data: Any, obs_mask: Any = None) -> None:
+            with pyro.plate("data", len(data["x"])), mm.handlers.observe(data, obs_mask, ("x", "seen"), draw=("x",)):
+                self.story()
+
+    report = mm.check(Native(), guide, data, mask)
+    assert report, str(report)
+    assert "handlers.observe(draw=)" in report["training and evaluation agree"].fix
+
+
+def test_what_some_masks_make_a_program_do_does_not_stop_the_check() -> None:
+    class Stubborn(Guide):
+        def forward(self, data: Any, obs_mask: Any) -> None:
+            if not all(bool(x.all()) for x in obs_mask.values()):
+                raise ValueError("something is missing. Fix: complete rows.")
+            super().forward(data, obs_mask)
+
+    report = mm.check(Model(), Stubborn(), {m: torch.ones_like(x) for m, x in batch()[0].items()})
+    assert [f.program for f in report.broken] == ["guide"]
+    assert "something is missing" in report.broken[0].message
+    assert report["parameters are registered"].status == "not applicable"
+
+
+def test_an_error_with_a_way_out_keeps_it() -> None:
+    class Strict(Guide):
+        def forward(self, data: Any, obs_mask: Any) -> None:
+            raise ValueError("rows are unsorted. Fix: sort them.")
+
+    found = mm.check(Model(), Strict(), *batch())["programs run"]
+    assert found.fix == "sort them."
+    assert str(found).count("Fix:") == 1
+
+
+def test_a_support_may_depend_on_another_latent() -> None:
+    report = mm.check(*bounded_by_another_latent())
+    assert report["supports match"].status == "holds", str(report)
+    assert report, str(report)
