@@ -14,7 +14,13 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture
-from pyro_mmvae.guides.auto.coordinates import Coordinates, bijection, coordinates, unconstrained
+from pyro_mmvae.guides.auto.coordinates import (
+    Coordinates,
+    bijection,
+    coordinates,
+    unconstrained,
+    unconstrained_shape,
+)
 from pyro_mmvae.guides.auto.features import Channels, kinds_of
 from pyro_mmvae.guides.auto.graph import views
 from pyro_mmvae.guides.auto.look import Look, Program, looking
@@ -90,9 +96,8 @@ def _outer(node: Any) -> OuterSite:
 
 def _flat(node: Any) -> Tensor:  # shape: (N, D)
     """Draws of a latent in unconstrained space."""
-    transform, event = bijection(node["fn"].support), node["fn"].event_shape
-    shape = torch.Size(event if transform is None else transform.inverse_shape(event))
-    return unconstrained(node["value"], transform, shape)
+    transform = bijection(node["fn"].support)
+    return unconstrained(node["value"], transform, unconstrained_shape(node["fn"], transform))
 
 
 def _tensors(data: Mapping[str, Any]) -> dict[str, Tensor]:

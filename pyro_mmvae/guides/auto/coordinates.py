@@ -15,7 +15,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_mmvae.distributions import base_support, unwrap
 
-__all__ = ["Coordinates", "coordinates", "unconstrained"]
+__all__ = ["Coordinates", "coordinates", "unconstrained", "unconstrained_shape"]
 
 
 @dataclass
@@ -54,6 +54,13 @@ def unconstrained(z: Tensor, transform: Any, shape: torch.Size) -> Tensor:  # sh
     return u.reshape((*u.shape[: u.dim() - len(shape)], shape.numel()))
 
 
+def unconstrained_shape(fn: Any, transform: Any) -> torch.Size:
+    """The event shape in unconstrained space; bounds may have the batch's dimensions, and then T has them."""
+    if transform is None:
+        return torch.Size(fn.event_shape)
+    return torch.Size(transform.inverse_shape(fn.batch_shape + fn.event_shape)[len(fn.batch_shape) :])
+
+
 def bijection(support: Any) -> Any:
     """``biject_to(support)``, keeping its last pair of values; None for real latents."""
     return None if base_support(support) is constraints.real else biject_to(support).with_cache(1)
@@ -78,7 +85,7 @@ def coordinates(
     :param fixed: take the static ones whatever the prior is.
     """
     transform = bijection(prior.support)
-    shape = torch.Size(prior.event_shape if transform is None else transform.inverse_shape(prior.event_shape))
+    shape = unconstrained_shape(prior, transform)
     base = unwrap(prior)
     if isinstance(base, torch.distributions.TransformedDistribution) and transform is not None:
         log_normal = len(base.transforms) == 1 and isinstance(base.transforms[0], torch.distributions.ExpTransform)

@@ -32,6 +32,10 @@ Site = dict[str, Any]
 
 _ROWS = 512  # of the user's data that a look uses
 _PRIVATE = "private_to"
+_STOPPED = """auto: the story stopped {where}, drawn without data. Try one of the following fixes:
+1. .to_event(1) at a site of several numbers: all dimensions of a sample are event dimensions
+2. covariate.unsqueeze(-1) where a covariate (rows,) meets values (rows, D)
+3. exp or softplus for scales and rates, which random values of the latents must not make negative"""
 
 
 class Program:
@@ -215,7 +219,14 @@ def looking(model: Any) -> Iterator[None]:
 
 def _drawn(program: Program, rows: int) -> Trace:
     with poutine.trace() as tracer, poutine.mask(mask=False):
-        program.draw(rows)
+        try:
+            program.draw(rows)
+        except (RuntimeError, ValueError) as error:
+            if not hasattr(error, "__notes__"):
+                last = [name for name, _ in _samples(tracer.trace)]
+                where = f"after site {last[-1]!r}" if last else "at its first site"
+                error.add_note(_STOPPED.format(where=where))
+            raise
     return tracer.trace
 
 

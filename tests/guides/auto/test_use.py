@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -97,3 +98,32 @@ class TestUse:
         torch.random.set_rng_state(before)
         mm.guides.auto(model)
         assert not pyro.get_param_store().keys()
+
+
+class TestStories:
+    def test_a_story_that_stops_is_told_where_and_what_to_try(self) -> None:
+        def forgotten_event() -> None:
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1))
+
+        def covariate_from_the_right(age: torch.Tensor) -> None:
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + age, 1.0).to_event(1))
+
+        with pytest.raises(ValueError, match="Shape mismatch") as found:
+            mm.guides.auto(forgotten_event, ("x",))
+        assert "\n1. .to_event(1)" in found.value.__notes__[0]
+        with pytest.raises(RuntimeError, match="size of tensor") as other:
+            mm.guides.auto(covariate_from_the_right, ("x",), data={"x": torch.randn(9, 2), "age": torch.randn(9)})
+        assert "after site 'z'" in other.value.__notes__[0]
+
+    def test_bounds_may_be_latents(self) -> None:
+        def story() -> None:
+            a = pyro.sample("a", dist.Pareto(torch.ones(2), 3.0).to_event(1))
+            b = pyro.sample("b", dist.Uniform(torch.zeros(2), a).to_event(1))
+            pyro.sample("y", dist.Normal(b, 0.3).to_event(1))
+
+        vae = mm.MultimodalVAE(mm.observe(story, ("y",)), mm.guides.auto(story, ("y",)))
+        draws = vae.predict({"y": torch.rand(7, 2)}, num_samples=20, return_latents=True)
+        assert draws["a"].min() > 1.0 and bool((draws["b"] < draws["a"]).all())
+        assert bool(vae.log_likelihood({"y": torch.rand(7, 2)}, num_particles=20).isfinite().all())
