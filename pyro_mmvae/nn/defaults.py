@@ -25,6 +25,7 @@ __all__ = ["default_networks"]
 _FEW_ROWS = 1000
 _FEW_CLASSES = 33  # class numbers in a grid beyond these are taken for counts
 _IMAGE_SIDE = 16
+_NARROW = 64  # numbers in a row up to which a table gets one small layer; larger networks would ignore the latent
 _PRECISION = 100.0  # of the prior on a small decoder's weights, for data of unit spread
 _SHARP = 2.0  # taken off the log scale that experts start with
 
@@ -203,7 +204,7 @@ def _build_table(
             latent_dim, seen.shape, likelihood=lik, weight_decay=decay, context=given, strength=seen.crowding
         )
         return encoder, decoder, f"{kinds}; {_linear(seen, encoder, decoder)}"
-    hidden = (256, 256)
+    hidden = (64,) if seen.width <= _NARROW else (256, 256)
     encoder = TableEncoder(columns, latent_dim, hidden=hidden, mask=seen.partial, context=given)
     _sharpen(encoder.head)
     decoder = MLPDecoder(latent_dim, seen.shape, likelihood=lik, hidden=hidden, context=given)
@@ -254,9 +255,10 @@ def default_networks(
     Below 1,000 observed rows tables and vectors of real numbers get linear networks
     (:class:`~pyro_mmvae.nn.DropoutNormalHead` and :class:`~pyro_mmvae.nn.SmallDecoder`, whose weights have the prior
     :math:`\mathcal N(0, v / 100)` with v the variance of the data, 1 for tables), everything else one hidden layer of
-    64 and dropout 0.1. The dropout of linear networks has the strength :math:`\min(1, P / N)`, for P numbers in a row
-    of all modalities together and N rows with something of this one: it is full where there are more numbers than
-    rows, and fades where rows alone tell signal from noise.
+    64 and dropout 0.1. From there on tables get one hidden layer of 64 where a row has at most 64 numbers, over all
+    modalities, and two of 256 beyond. The dropout of linear networks has the strength :math:`\min(1, P / N)`, for P
+    numbers in a row of all modalities together and N rows with something of this one: it is full where there are more
+    numbers than rows, and fades where rows alone tell signal from noise.
 
     Example::
 

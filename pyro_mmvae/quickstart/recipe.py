@@ -17,7 +17,7 @@ from pyro_mmvae.vae import MultimodalVAE
 __all__ = ["fit_options", "recipe"]
 
 _FEW_ROWS = 1000  # below, for_data makes linear networks
-_STEPS = 4000  # of 128 rows, for larger tables
+_STEPS, _WARMUP = 4000, 400  # of 128 rows, for larger tables; in the first ones latents are not yet drawn to the prior
 
 
 def recipe(ds: MultimodalDataset, *, seed: int = 0) -> MultimodalVAE:
@@ -41,7 +41,7 @@ def recipe(ds: MultimodalDataset, *, seed: int = 0) -> MultimodalVAE:
     columns = sum(ds.data[m][0].numel() for m in ds.modalities)
     size = min(16 if len(ds) < _FEW_ROWS else 32, columns)
     with preserved(torch.device("cpu"), seed):
-        return MoPoE.for_data(ds, latent_dim=size, prior_expert="always")
+        return MoPoE.for_data(ds, latent_dim=size, prior_expert="always", warmup=0 if len(ds) < _FEW_ROWS else _WARMUP)
 
 
 def fit_options(ds: MultimodalDataset, *, seed: int = 0) -> dict[str, Any]:

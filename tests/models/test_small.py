@@ -103,3 +103,18 @@ def test_patients_without_proteins_get_them_with_intervals() -> None:
     assert proteins.shape == (70, 142) and proteins.index.equals(test.frames.index)
     assert list(proteins.columns) == list(train.frames.original["protein"].columns)
     assert bool((low < high).all().all()) and bool(((low < proteins) & (proteins < high)).mean().mean() > 0.99)
+
+
+def test_a_narrow_table_of_many_rows_does_not_collapse() -> None:
+    """Two factors behind five columns: large networks learned to do without the latent and gave column means."""
+    pandas = pytest.importorskip("pandas")
+    z = torch.randn(1200, 2)
+    x = z @ torch.randn(2, 5) + 0.2 * torch.randn(1200, 5)
+    tables = {"a": pandas.DataFrame(x[:, :3].numpy(), columns=list("abc")), "b": pandas.DataFrame(x[:, 3:].numpy())}
+    ds = mm.MultimodalDataset.from_frames(tables)
+    train, test = ds[:1050], ds[1050:]
+    vae = mm.MoPoE.for_data(train, latent_dim=5, prior_expert="always")
+    mm.fit(vae, train, epochs=30, lr=2e-3, progress=False, seed=0)
+    guess = vae.predict(test, given={"a"}, target={"b"}, num_samples=20, progress=False).mean["b"]
+    error = (torch.tensor(guess.to_numpy()) - x[1050:, 3:]).square().mean(0) / x[:, 3:].var(0)
+    assert float(error.detach().sqrt().max()) < 0.6  # column means have 1

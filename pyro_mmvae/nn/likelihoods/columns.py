@@ -89,6 +89,11 @@ class _Counts(_Group):
         }
         self.of_log_mean = kinds[self.likelihood]().build(self.size)
         self.num_raw = self.of_log_mean.raw_per_feature
+        total = getattr(self.of_log_mean, "total_count", None)
+        if isinstance(total, PositiveParameter) and total.log is not None:
+            start = [log(_total_count(m, float(s))) for m, s in zip(means, self.scale, strict=True)]
+            with torch.no_grad():
+                total.log.copy_(torch.tensor(start))
 
     def forward(self, raw: Tensor) -> TorchDistribution:
         each = raw.reshape(*raw.shape[:-1], self.size, self.num_raw)
@@ -101,6 +106,14 @@ class _Counts(_Group):
 def _log_spread(column: Column, mean: float) -> float:
     """The spread of log x that a spread of log(1 + x) amounts to; for rare counts, whose spread is noise, at most 1."""
     return max(column.scale, min(column.scale * (1.0 + mean) / mean, 1.0))
+
+
+def _total_count(mean: float, spread: float) -> float:
+    r"""
+    Where a negative binomial's number of failures r starts: what explains the spread of log x if the mean is the same
+    for all, :math:`s^2 \approx 1 / \mu + 1 / r`, and no less than 1.
+    """
+    return max(1.0 / max(spread**2 - 1.0 / mean, 0.01 * spread**2), 1.0)
 
 
 class _Binary(_Group):
