@@ -5,7 +5,7 @@ Layer: distributions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -51,19 +51,28 @@ def map_params(
         return map_params(fn.base_dist, f, event_dim + dims).to_event(dims)
     if isinstance(fn, torch.distributions.TransformedDistribution):
         return dist.TransformedDistribution(map_params(fn.base_dist, f, event_dim), fn.transforms)
+    known = type(fn).arg_constraints
+    if not isinstance(known, Mapping):  # Uniform and others write it as a property
+        known = fn.arg_constraints
     params = {
         name: f(fn.__dict__[name], constraint, event_dim + constraint.event_dim)
-        for name, constraint in type(fn).arg_constraints.items()
-        if name in _given(fn)
+        for name, constraint in known.items()
+        if name in _given(fn, known)
     }
     if not params:
         raise NotImplementedError(f"{type(fn).__name__} has no plain parameters; give it a method map_params(f, k).")
-    return type(fn)(**params, validate_args=False)
+    try:
+        return type(fn)(**params, validate_args=False)
+    except TypeError as error:  # LKJCholesky and others take more than tensors
+        raise NotImplementedError(
+            f"{type(fn).__name__} is not made from its tensors alone ({error}). Fix: draws, e.g. predict(..., "
+            "target=(), return_latents=True); or give it a method map_params(f, k)."
+        ) from error
 
 
-def _given(fn: Any) -> set[str]:
+def _given(fn: Any, known: Mapping[str, Any]) -> set[str]:
     """Names of the parameters that make ``fn``; of equivalent ones (probs, logits) the first, the others are caches."""
     kind = type(fn)
-    found = [name for name in fn.__dict__ if name in kind.arg_constraints and isinstance(fn.__dict__[name], Tensor)]
+    found = [name for name in fn.__dict__ if name in known and isinstance(fn.__dict__[name], Tensor)]
     cached = [name for name in found if isinstance(getattr(kind, name, None), lazy_property)]
     return set(found) - set(cached[1:])

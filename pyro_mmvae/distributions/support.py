@@ -61,6 +61,10 @@ def fill_value(
         return value
     if base is constraints.simplex:
         return torch.full(event_shape[-1:], 1.0 / event_shape[-1], device="cpu")
+    if isinstance(base, type(constraints.multinomial(1))):
+        value = torch.zeros(event_shape[-1:], device="cpu")
+        value[0] = torch.as_tensor(base.upper_bound).max()  # all trials in the first class
+        return value
     if hasattr(base, "lower_bound") and hasattr(base, "upper_bound"):
         low, high = torch.as_tensor(base.lower_bound), torch.as_tensor(base.upper_bound)
         return low.max().to(torch.get_default_dtype()) if base.is_discrete else (low.max() + high.min()) / 2

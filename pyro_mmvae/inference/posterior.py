@@ -133,6 +133,8 @@ def _chosen(name: str | None, known: list[str], shared: list[str]) -> str:
 def _moved(first: dict[str, Any], again: dict[str, Any]) -> bool:
     """Whether a site's distribution differs between two runs: it then depends on what was drawn before it."""
     value: Tensor = first["value"]
+    if repr(first["fn"].support) != repr(again["fn"].support):  # bounds that depend on other latents
+        return True
     return not bool((first["fn"].log_prob(value) == again["fn"].log_prob(value)).all())
 
 

@@ -184,3 +184,10 @@ def test_shared_scale_normal() -> None:
         torch.testing.assert_close(ours.to_event(1).log_prob(x), theirs.to_event(1).log_prob(x))
     with pytest.raises(ValueError, match="support"):
         SharedScaleNormal(loc, 1.0).log_prob(torch.full((4, 3), torch.nan))
+
+
+def test_a_multinomial_has_its_trials_in_the_first_class():
+    fn = dist.Multinomial(7, probs=torch.ones(3, 4) / 4)
+    value = fill_value(fn.support, fn.event_shape)
+    assert value.tolist() == [7.0, 0.0, 0.0, 0.0]
+    assert fn.log_prob(value.expand(3, 4)).isfinite().all()
