@@ -129,10 +129,10 @@ Methods whose objective makes one modality explain another: accuracy at least 0.
 neighbor. The last column says what is missed.
 
 Rows of multivae: its objective and its training step on the same networks, likelihoods, rows and budget, with the
-same clipping (the gradient of the loss per row, be the loss a sum or a mean), scored by the same functions{peers}; each
-ran beside the library's own. Its JMVAE takes complete rows only. Baselines: a VAE per modality has a third of the
-budget each, and log p is the sum over what a digit shows; neighbors are looked for among the training digits that show
-both modalities.
+same clipping (the gradient of the loss per row, be the loss a sum or a mean), scored by the same functions{peers}. Its
+JMVAE takes complete rows only. Baselines: a VAE per modality has a third of the budget each, and log p is the sum over
+what a digit shows; neighbors are looked for among the training digits that show both modalities. The budget is CPU
+time: how many steps it holds, and with them log p by up to a nat, depends on what else the machine did.
 
 In training the label's likelihood counts 4 times for MMVAE, MoPoE, MaskedVAE and DMVAE, and 16 times for MMVAE+ and
 CMVAE (whose private latent of the label could keep it) and for MMVM (which knows the label only through aligned
