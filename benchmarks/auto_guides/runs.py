@@ -16,6 +16,7 @@ from pyro.infer import TraceEnum_ELBO
 import pyro_mmvae as mm
 from benchmarks.auto_guides import gaps
 from benchmarks.auto_guides.references import EXACT, log_evidence
+from benchmarks.on_file import on_file
 from pyro_mmvae.stories import examples
 
 __all__ = ["STORIES", "Run", "fit_within", "perform"]
@@ -52,9 +53,7 @@ class Run:
 
     def kept(self, folder: Path) -> dict[str, Any] | None:
         """Its results, if a run with the same settings is on file."""
-        path = self.file(folder)
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return found if found.get("run") == asdict(self) else None
+        return on_file(self.file(folder), self)
 
 
 def perform(run: Run, folder: Path) -> str:

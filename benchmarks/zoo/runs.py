@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pyro
 import torch
 
+from benchmarks.on_file import on_file
 from benchmarks.zoo import scores
 from benchmarks.zoo.baselines import BASELINES
 from benchmarks.zoo.methods import METHODS
@@ -44,9 +45,7 @@ class Run:
 
     def kept(self, folder: Path) -> dict[str, Any] | None:
         """Its scores, if a run with the same settings is on file."""
-        path = self.file(folder)
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return found if found.get("run") == asdict(self) else None
+        return on_file(self.file(folder), self)
 
 
 def perform(run: Run, folder: Path) -> str:

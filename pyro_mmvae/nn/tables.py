@@ -151,6 +151,15 @@ class Context(Configurable, nn.Module):
         return self.features(torch.stack(columns, -1))
 
 
+def _beside(
+    h: Tensor,  # shape: (*batch, F)
+    context: Context | None,
+    covariates: Mapping[str, Tensor],  # each shape: (*batch,)
+) -> Tensor:  # shape: (*batch, F + width of the context)
+    """Features with those of the covariates beside them."""
+    return h if context is None else torch.cat([h, context(**covariates).expand(*h.shape[:-1], -1)], -1)
+
+
 class TableFeatures(Configurable, nn.Module):
     """
     Features of a table for networks that read several modalities: an MLP on :class:`ColumnFeatures`.
@@ -185,9 +194,7 @@ class TableFeatures(Configurable, nn.Module):
         **covariates: Tensor,  # each shape: (*batch,)
     ) -> Tensor:  # shape: (*batch, F)
         h = self.features(x)
-        if self.context is not None:
-            h = torch.cat([h, self.context(**covariates).expand(*h.shape[:-1], -1)], -1)
-        return self.net(h)
+        return self.net(_beside(h, self.context, covariates))
 
 
 class TableEncoder(Configurable, nn.Module):
@@ -255,9 +262,7 @@ class TableEncoder(Configurable, nn.Module):
         if self.training and self.input_dropout > 0.0:
             cells = self.features.num_cells
             h = torch.cat([h[..., :cells] / (1.0 - self.input_dropout), h[..., cells:]], -1)
-        if self.context is not None:
-            h = torch.cat([h, self.context(**covariates).expand(*h.shape[:-1], -1)], -1)
-        return self.head(self.net(h))
+        return self.head(self.net(_beside(h, self.context, covariates)))
 
     def _kept(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """The mask; in training, less some cells by chance."""
